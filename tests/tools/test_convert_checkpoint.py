@@ -1,0 +1,31 @@
+"""The converter keeps weights only and halves them on request."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/convert_checkpoint.py", *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT / "projects/SparseNet"), "PATH": ""}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_weights_only_in_half_precision(tmp_path: Path) -> None:
+    state = {"w": torch.tensor([1.0, 0.1]), "n": torch.tensor(3)}
+    torch.save({"model": state, "optimizer": {"lr": 1.0}}, tmp_path / "a.pth")
+    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--half")
+    assert result.returncode == 0, result.stderr
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert list(content) == ["model"]
+    assert content["model"]["w"].dtype == torch.float16 and content["model"]["n"].dtype == torch.int64
+    assert torch.equal(content["model"]["w"].float(), state["w"].half().float())
+
+
+def test_missing_input_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path / "none.pth", tmp_path / "b.pth")
+    assert result.returncode == 2 and result.stderr.startswith("error: The weights must be a file")

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Keeps only the weights of a training checkpoint, in half precision on request.
+
+    python tools/convert_checkpoint.py output/run/model_final.pth weights.pth --half
+
+Half-precision files load into full-precision models (:func:`sparsenet.modeling.checkpoint.load_weights`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from sparsenet.errors import SparseNetError
+from sparsenet.modeling.checkpoint import read_checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Converts one file; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--half", action="store_true", help="store float32 tensors as float16")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="allow pickles as input")
+    args = parser.parse_args(argv)
+    try:
+        state = read_checkpoint(args.input, trust=args.trust_checkpoint)["model"]
+    except SparseNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.half:
+        state = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+    temporary = args.output.with_name(args.output.name + ".tmp")
+    torch.save({"model": state}, temporary)
+    os.replace(temporary, args.output)
+    count = sum(tensor.numel() for tensor in state.values())
+    print(f"{args.output}: {len(state)} tensors, {count:,} values, {args.output.stat().st_size:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
