@@ -1,0 +1,535 @@
+"""detectron2.engine and .evaluation, real or lite: the recorded numbers, and behaviour that both
+share."""
+
+import json
+import logging
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from contract.data_cases import assert_same, jsonable, make_image, registered
+from contract.engine_cases import (
+    ContractModel,
+    ContractTrainer,
+    detected,
+    scene_evaluator,
+    trainer_cfg,
+)
+from contract.record_data_engine import ENGINE_CASES, RECORD
+from detectron2.config import get_cfg
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultPredictor,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    create_ddp_model,
+    default_setup,
+    hooks,
+    launch,
+)
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from detectron2.evaluation.testing import flatten_results_dict
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.param_scheduler import LinearParamScheduler
+
+import sparsenet
+
+RECORDED = json.loads(RECORD.read_text())
+IS_LITE = sparsenet.DETECTRON2 == "lite"
+lite_only = pytest.mark.skipif(not IS_LITE, reason="about the stand-in; the real one is active")
+
+
+@pytest.mark.parametrize("case", ENGINE_CASES, ids=lambda case: case.__name__)
+def test_engine_does_what_was_recorded_with_the_real_one(case):
+    assert_same(jsonable(case()), RECORDED[case.__name__])
+
+
+# ---- the loop ---------------------------------------------------------------------------------
+
+
+def make_trainer(losses=None, trainer_class=SimpleTrainer, **options):
+    """A trainer of one weight, w -> {"a": w²·x, "b": w·x} on endless ones."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.5)
+    forward = losses or (lambda w, x: {"a": (w**2 * x).sum(), "b": (w * x).sum()})
+    model.forward = lambda x: forward(model.weight, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = [torch.ones(1)] * 100
+    return trainer_class(model, data, optimizer, **options)
+
+
+def test_hooks_run_in_order_around_each_step():
+    calls = []
+
+    class Recorder(HookBase):
+        def __init__(self, name):
+            self.name = name
+
+        def __getattribute__(self, attribute):
+            if attribute in ("before_train", "after_train", "before_step", "after_step"):
+                calls.append((attribute, object.__getattribute__(self, "name")))
+            return object.__getattribute__(self, attribute)
+
+    trainer = make_trainer()
+    trainer.register_hooks([Recorder("x"), None, Recorder("y")])
+    trainer.train(4, 6)
+    step = ["before_step", "after_step"]
+    expected = ["before_train", *step, *step, "after_train"]
+    assert calls == [(moment, name) for moment in expected for name in "xy"]
+    assert (trainer.start_iter, trainer.iter, trainer.max_iter) == (4, 6, 6)
+    with pytest.raises(AssertionError):
+        trainer.register_hooks(["not a hook"])
+
+
+def test_step_follows_the_gradient_of_the_sum_and_records_the_losses():
+    trainer = make_trainer()
+    seen = []
+    trainer.register_hooks(
+        [hooks.CallbackHook(after_step=lambda t: seen.append(t.storage.latest()))]
+    )
+    trainer.train(0, 1)
+    assert trainer.model.weight.item() == pytest.approx(0.5 - 0.1 * (2 * 0.5 + 1))
+    values = {name: value for name, (value, _) in seen[0].items() if "time" not in name}
+    assert values == pytest.approx({"total_loss": 0.75, "a": 0.25, "b": 0.5})
+
+
+@pytest.mark.parametrize(
+    "options", [{"zero_grad_before_forward": True}, {"async_write_metrics": True}]
+)
+def test_options_do_not_change_the_steps(options):
+    plain, other = make_trainer(), make_trainer(**options)
+    plain.train(0, 3)
+    other.train(0, 3)
+    assert other.model.weight.item() == plain.model.weight.item()
+
+
+def test_metrics_are_gathered_every_period():
+    trainer = make_trainer(gather_metric_period=2)
+    iterations = []
+
+    def note(t):
+        iterations.append(t.storage.latest().get("total_loss", (None, None))[1])
+
+    trainer.register_hooks([hooks.CallbackHook(after_step=note)])
+    trainer.train(0, 4)
+    assert iterations == [None, 1, 1, 3]
+
+
+def test_one_loss_may_be_a_tensor():
+    trainer = make_trainer(lambda w, x: (w * x).sum())
+    trainer.train(0, 1)
+    assert trainer.model.weight.item() == pytest.approx(0.4)
+
+
+def test_loss_that_is_not_finite_stops_training_before_the_step():
+    trainer = make_trainer(lambda w, x: {"a": (w * math.inf).sum()})
+    finished = []
+    trainer.register_hooks([hooks.CallbackHook(after_train=lambda t: finished.append(t.iter))])
+    with pytest.raises(FloatingPointError, match=r"(?s)inf.*0|0.*inf"):
+        trainer.train(0, 5)
+    assert trainer.model.weight.item() == 0.5 and finished == [0]
+
+
+def test_model_in_eval_mode_is_refused():
+    trainer = make_trainer()
+    trainer.model.eval()
+    with pytest.raises(AssertionError, match="eval"):
+        trainer.train(0, 1)
+
+
+def test_trainer_state_survives_with_its_hooks():
+    class Counter(HookBase):
+        count = 0
+
+        def after_step(self):
+            self.count += 1
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+
+    trainer = make_trainer()
+    trainer.register_hooks([Counter()])
+    trainer.train(0, 3)
+    other = make_trainer()
+    other.register_hooks([Counter()])
+    other.load_state_dict(trainer.state_dict())
+    assert other.iter == 3 and other._hooks[0].count == 3
+    make_trainer().load_state_dict(trainer.state_dict())  # a hook less: a warning only
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="mixed precision needs CUDA")
+def test_mixed_precision_steps_like_single(tmp_path):
+    plain, amp = make_trainer(), make_trainer(trainer_class=AMPTrainer)
+    for trainer in (plain, amp):
+        trainer.model.cuda()
+        trainer.data_loader = [torch.ones(1, device="cuda")] * 3
+        trainer.train(0, 3)
+    assert amp.model.weight.item() == pytest.approx(plain.model.weight.item(), abs=1e-3)
+    assert "grad_scaler" in amp.state_dict()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is available")
+def test_mixed_precision_needs_cuda():
+    with pytest.raises(AssertionError, match="CUDA"):
+        make_trainer(trainer_class=AMPTrainer).train(0, 1)
+
+
+def test_data_loader_can_be_replaced():
+    trainer = make_trainer()
+    trainer.train(0, 1)
+    trainer.reset_data_loader(lambda: [torch.zeros(1)] * 3)
+    before = trainer.model.weight.item()
+    trainer.run_step = super(SimpleTrainer, trainer).run_step
+    assert next(trainer._data_loader_iter).item() == 0 and trainer.model.weight.item() == before
+
+
+# ---- hooks ------------------------------------------------------------------------------------
+
+
+def test_eval_hook_runs_each_period_and_after_training_only():
+    iterations = []
+    trainer = make_trainer()
+
+    def evaluate():
+        iterations.append(trainer.iter)
+        return {"bbox": {"AP": 50 + trainer.iter}, "speed": 2}
+
+    latest = []
+    trainer.register_hooks(
+        [
+            hooks.EvalHook(2, evaluate),
+            hooks.CallbackHook(after_train=lambda t: latest.append(t.storage.latest())),
+        ]
+    )
+    trainer.train(0, 4)
+    assert iterations == [1, 4]
+    assert latest[0]["bbox/AP"][0] == 54 and latest[0]["speed"][0] == 2
+
+
+def test_eval_hook_refuses_what_is_not_a_number():
+    trainer = make_trainer()
+    trainer.register_hooks([hooks.EvalHook(0, lambda: {"bbox": {"AP": "high"}})])
+    with pytest.raises(ValueError, match="high"):
+        trainer.train(0, 1)
+
+
+def best_run(tmp_path, values, mode="max"):
+    trainer = make_trainer()
+    checkpointer = Checkpointer(trainer.model, str(tmp_path), trainer=trainer)
+    queue = list(values)
+    trainer.register_hooks(
+        [
+            hooks.PeriodicCheckpointer(checkpointer, 1),
+            hooks.EvalHook(1, lambda: {"m": queue.pop(0)}),
+            hooks.BestCheckpointer(1, checkpointer, "m", mode, file_prefix="best"),
+        ]
+    )
+    trainer.train(0, len(values))
+    return torch.load(tmp_path / "best.pth", weights_only=False)["iteration"]
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "best"),
+    [((1, 3, 2), "max", 1), ((math.nan, 3, 2), "max", 1), ((5, 3, 2), "min", 3)],
+)
+def test_best_checkpoint_is_that_of_the_best_value(tmp_path, values, mode, best):
+    assert best_run(tmp_path, values, mode) == best
+
+
+@lite_only
+def test_lite_best_checkpoint_leaves_the_last_one_alone(tmp_path):
+    best_run(tmp_path, (1, 3, 2))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_lr_hook_accepts_a_param_scheduler_and_records_the_rate():
+    trainer = make_trainer()
+    rates = []
+    trainer.register_hooks(
+        [
+            hooks.LRScheduler(scheduler=LinearParamScheduler(1, 0)),
+            hooks.CallbackHook(after_step=lambda t: rates.append(t.storage.latest()["lr"][0])),
+        ]
+    )
+    trainer.train(0, 4)
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [([(1, 0.1), (3, 0.2), (2, 0.3)], 1), ([(1, 0.1), (1, 0.2), (1, 0.2)], 1), ([(1, 0.1)], 0)],
+)
+def test_recorded_rate_is_that_of_the_largest_or_commonest_group(groups, expected):
+    optimizer = torch.optim.SGD(
+        [{"params": [torch.zeros(1) for _ in range(n)], "lr": lr} for n, lr in groups], lr=1
+    )
+    assert hooks.LRScheduler.get_best_param_group_id(optimizer) == expected
+
+
+# ---- defaults ---------------------------------------------------------------------------------
+
+
+def test_setup_writes_config_and_log_and_seeds(tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED = str(tmp_path / "out"), 7
+    config_file = tmp_path / "small.yaml"
+    config_file.write_text("SEED: 7\n")
+    default_setup(cfg, SimpleNamespace(config_file=str(config_file), eval_only=False))
+    first = np.random.rand()
+    default_setup(cfg, SimpleNamespace())
+    assert np.random.rand() == first
+    written = get_cfg()
+    written.merge_from_file(str(tmp_path / "out" / "config.yaml"))
+    assert (tmp_path / "out" / "config.yaml").read_text() == cfg.dump() and written.SEED == 7
+    assert "small.yaml" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_trainer_without_evaluator_warns_and_returns_nothing(tmp_path, caplog):
+    with registered():
+        cfg = trainer_cfg(tmp_path, 1)
+        model = ContractModel(cfg)
+        logging.getLogger("detectron2").propagate = True
+        with caplog.at_level(logging.WARNING):
+            assert DefaultTrainer.test(cfg, model) == {}
+        assert caplog.records
+        ap = DefaultTrainer.test(cfg, model, COCOEvaluator("contract_tiny", output_dir=None))
+        assert set(ap) == {"bbox"}
+        with pytest.raises(AssertionError):
+            DefaultTrainer.test(cfg, model, [])
+
+
+def test_trainer_gives_the_inner_parts(tmp_path):
+    with registered():
+        trainer = ContractTrainer(trainer_cfg(tmp_path))
+        assert len(next(iter(trainer.data_loader))) == 2
+    assert isinstance(trainer.model, ContractModel)
+    assert isinstance(trainer.optimizer, torch.optim.Optimizer)
+    trainer.model = replaced = torch.nn.Linear(1, 1)
+    assert trainer._trainer.model is replaced
+
+
+def test_expected_results_are_verified_at_the_end(tmp_path):
+    with registered():
+        cfg = trainer_cfg(tmp_path, 1)
+        cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP50", 0.0, 100.0]]
+        assert "bbox" in ContractTrainer(cfg).train()
+        cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP50", 300.0, 1.0]]
+        with pytest.raises(SystemExit) as stopped:
+            ContractTrainer(cfg).train()
+    assert stopped.value.code == 1
+
+
+def test_predictor_takes_bgr_and_returns_one_output(tmp_path):
+    cfg = trainer_cfg(tmp_path)
+    cfg.INPUT.FORMAT = "RGB"
+    seen = []
+    torch.save({"model": ContractModel(cfg).state_dict()}, tmp_path / "weights.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    predictor = DefaultPredictor(cfg)
+    predictor.model.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    image = make_image(50, 80)
+    image[:] = (0, 0, 200)  # red
+    output = predictor(image)
+    assert len(output["instances"]) == 1 and not predictor.model.training
+    assert seen[0]["image"].shape == (3, 88, 140) and seen[0]["image"].dtype == torch.float32
+    assert seen[0]["image"].mean((1, 2)).tolist() == [200, 0, 0]
+    assert (seen[0]["height"], seen[0]["width"]) == (50, 80)
+    assert predictor.metadata.name == "contract_tiny"
+
+
+def test_ddp_is_for_several_processes_only():
+    model = torch.nn.Linear(1, 1)
+    assert create_ddp_model(model) is model
+
+
+# ---- several processes ------------------------------------------------------------------------
+
+
+def _fail():
+    raise ZeroDivisionError("from the child")
+
+
+@pytest.mark.slow
+def test_errors_of_processes_surface():
+    with pytest.raises(Exception, match="from the child"):
+        launch(_fail, 2, dist_url="auto")
+
+
+def test_one_process_runs_in_place():
+    seen = []
+    launch(seen.append, 1, args=(3,))
+    launch(seen.append, 0, args=(4,))
+    assert seen == [3, 4]
+
+
+def test_auto_url_is_for_one_machine():
+    with pytest.raises(AssertionError, match="auto"):
+        launch(_fail, 1, num_machines=2, dist_url="auto")
+
+
+# ---- evaluation -------------------------------------------------------------------------------
+
+
+class Collector(DatasetEvaluator):
+    """Remembers the pairs that it got."""
+
+    def __init__(self, key="seen"):
+        self.key = key
+
+    def reset(self):
+        self.pairs = []
+
+    def process(self, inputs, outputs):
+        self.pairs.append((inputs, outputs))
+
+    def evaluate(self):
+        return {self.key: len(self.pairs)}
+
+
+def test_inference_calls_everything_and_restores_the_mode():
+    model = torch.nn.Linear(2, 1)
+    moments, modes = [], []
+    model.register_forward_hook(lambda m, *_: modes.append((m.training, torch.is_grad_enabled())))
+    batches = [torch.ones(1, 2)] * 3
+    names = ("on_start", "before_inference", "after_inference", "on_end")
+    callbacks = {name: (lambda n=name: moments.append(n)) for name in names}
+    evaluators = [Collector("x"), Collector("y")]
+    assert inference_on_dataset(model, batches, evaluators, callbacks) == {"x": 3, "y": 3}
+    assert modes == [(False, False)] * 3 and model.training
+    assert moments == [names[0], *names[1:3] * 3, names[3]]
+    assert inference_on_dataset(lambda batch: batch, batches[:1], None) == {}
+
+
+def test_two_evaluators_must_not_give_the_same_task():
+    evaluators = DatasetEvaluators([Collector(), Collector()])
+    evaluators.reset()
+    with pytest.raises(AssertionError, match="seen"):
+        evaluators.evaluate()
+
+
+@lite_only
+def test_lite_restores_the_mode_after_an_error():
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(RuntimeError):
+        inference_on_dataset(model, [torch.ones(1, 3)], Collector())
+    assert model.training
+
+
+def test_perfect_detections_have_an_ap_of_100():
+    with scene_evaluator() as (evaluator, _, dicts, _):
+        evaluator.reset()
+        for record in dicts:
+            found = [a for a in record["annotations"] if not a["iscrowd"]]
+            boxes = np.array([a["bbox"] for a in found], np.float32).reshape(-1, 4)
+            classes = np.array([a["category_id"] for a in found], np.int64)
+            evaluator.process([record], [detected(boxes, np.ones(len(found)), classes)])
+        results = evaluator.evaluate()["bbox"]
+    assert results["AP"] == pytest.approx(100) and results["AP-b"] == pytest.approx(100)
+
+
+def test_detection_of_an_unknown_class_is_refused():
+    with scene_evaluator() as (evaluator, _, dicts, _):
+        evaluator.reset()
+        evaluator.process(dicts[:1], [detected([[0.0, 0, 5, 5]], [0.5], [3])])
+        with pytest.raises(AssertionError, match="3"):
+            evaluator.evaluate()
+
+
+def test_dataset_without_json_needs_a_folder():
+    with pytest.raises(ValueError, match="output_dir"):
+        COCOEvaluator("contract_nothing")
+
+
+def test_results_are_flattened_printed_and_verified(caplog):
+    assert flatten_results_dict({"a": {"b": {"c": 1}}, "d": 2}) == {"a/b/c": 1, "d": 2}
+    logging.getLogger("detectron2").propagate = True
+    with caplog.at_level(logging.INFO):
+        print_csv_format({"bbox": {"AP": 1.23456, "AP-person": 5.0}, "note": 3})
+    printed = [r.getMessage() for r in caplog.records]
+    assert printed == [
+        "copypaste: Task: bbox",
+        "copypaste: AP",
+        "copypaste: 1.2346",
+        "copypaste: note=3",
+    ]
+    cfg = get_cfg()
+    assert verify_results(cfg, {})
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 38.5, 0.2]]
+    assert verify_results(cfg, {"bbox": {"AP": 38.6}})
+    for wrong in ({"AP": 38.8}, {"AP": math.nan}, {}):
+        with pytest.raises(SystemExit):
+            verify_results(cfg, {"bbox": wrong})
+
+
+@lite_only
+def test_lite_names_classes_right_if_category_ids_are_not_in_their_order():
+    with scene_evaluator(ids={5: 0, 2: 1, 9: 2}) as (evaluator, _, dicts, _):
+        evaluator.reset()
+        for record in dicts:
+            found = [a for a in record["annotations"] if a["category_id"] == 0]
+            boxes = np.array([a["bbox"] for a in found], np.float32).reshape(-1, 4)
+            classes = np.zeros(len(found), np.int64)
+            evaluator.process([record], [detected(boxes, np.ones(len(found)), classes)])
+        results = evaluator.evaluate()["bbox"]
+    assert (results["AP-a"], results["AP-b"], results["AP-c"]) == (pytest.approx(100), 0, 0)
+
+
+# ---- lite's own promises ----------------------------------------------------------------------
+
+
+@lite_only
+def test_lite_resumes_a_checkpoint_of_2020(tmp_path):
+    with registered():
+        trainer = ContractTrainer(trainer_cfg(tmp_path, 2))
+        trainer.train()
+        new = torch.load(tmp_path / "model_final.pth", weights_only=False)
+        old = {
+            "model": new["model"],
+            "optimizer": new["trainer"]["_trainer"]["optimizer"],
+            "scheduler": new["trainer"]["hooks"]["LRScheduler"],
+            "iteration": 1,
+        }
+        torch.save(old, tmp_path / "model_final.pth")
+        resumed = ContractTrainer(trainer_cfg(tmp_path, 5))
+        resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    assert resumed.scheduler.last_epoch == trainer.scheduler.last_epoch
+
+
+@lite_only
+def test_lite_refuses_what_it_lacks(tmp_path):
+    with registered():
+        cfg = trainer_cfg(tmp_path)
+        cfg.TEST.PRECISE_BN.ENABLED = True
+        with pytest.raises(NotImplementedError, match=r"PRECISE_BN.*pip install"):
+            DefaultTrainer(cfg)
+        with pytest.raises(NotImplementedError, match="segm"):
+            COCOEvaluator("contract_tiny", ("bbox", "segm"))
+        with pytest.raises(NotImplementedError, match="keypoints"):
+            COCOEvaluator("contract_tiny", kpt_oks_sigmas=[0.1])
+        evaluator = COCOEvaluator("contract_tiny")
+        with pytest.raises(NotImplementedError, match="proposals"):
+            evaluator.process([{"image_id": 1}], [{"proposals": None}])
+        output = detected([[0.0, 0, 5, 5]], [0.5], [0])
+        output["instances"].pred_masks = torch.zeros(1, 9, 9)
+        with pytest.raises(NotImplementedError, match="pred_masks"):
+            evaluator.process([{"image_id": 1}], [output])
+    with pytest.raises(NotImplementedError, match="LazyConfig"):
+        default_setup({"OUTPUT_DIR": ""}, SimpleNamespace())
+    with pytest.raises(NotImplementedError, match="PreciseBN"):
+        _ = hooks.PreciseBN
+    with pytest.raises(NotImplementedError, match="LVISEvaluator"):
+        from detectron2.evaluation import LVISEvaluator  # noqa: F401
