@@ -1,0 +1,150 @@
+"""One pass gives the same tiles as random access, in bounded memory."""
+
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsenet.errors import ConfigError, ImageReadError
+from sparsenet.tiling import ArrayReader, TileGrid, Window, open_image, stream_tiles
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def assert_stream_equals_reads(reader, grids, tolerance=1) -> None:
+    wanted = Counter((id(grid), tile.window) for grid in grids for tile in grid)
+    by_downsample = {tile: id(grid) for grid in grids for tile in grid}
+    found = Counter()
+    for tile, pixels in stream_tiles(reader, grids):
+        found[(by_downsample[tile], tile.window)] += 1
+        assert pixels.shape == (*tile.size, 3)
+        assert pixels.dtype == np.uint8
+        difference = np.abs(pixels.astype(int) - reader.read(tile.window, tile.downsample))
+        assert difference.max() <= tolerance, tile
+    assert found == wanted
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 260),
+    width=st.integers(1, 200),
+    tile_size=st.integers(4, 70),
+    overlap=st.integers(0, 3),
+    downsamples=st.lists(st.sampled_from([1, 2, 3, 4, 6, 8, 20]), min_size=1, max_size=3),
+)
+def test_streamed_tiles_equal_random_access(height, width, tile_size, overlap, downsamples):
+    reader = ArrayReader(noise(height, width))
+    grids = [TileGrid(reader.size, tile_size, overlap, d) for d in sorted(set(downsamples))]
+    assert_stream_equals_reads(reader, grids)
+
+
+@pytest.mark.parametrize("downsamples", [(1,), (2, 8), (1, 2, 4), (3, 4)])
+@pytest.mark.parametrize("options", ["a.png", "a.tif[tile,pyramid,tile-width=64,tile-height=64]"])
+def test_files_stream_as_they_read(tmp_path, options, downsamples):
+    pyvips = pytest.importorskip("pyvips", reason="needs the extra sparsenet[gigapixel]")
+    y, x = np.mgrid[:304, :400]
+    pixels = np.stack([x // 2, y // 2, (x + y) // 4], axis=-1).astype(np.uint8)
+    pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / options))
+    reader = open_image(tmp_path / options.split("[")[0])
+    grids = [TileGrid(reader.size, 64, 16, d) for d in downsamples]
+    # The stored levels of a pyramid were rounded once each.
+    assert_stream_equals_reads(reader, grids, tolerance=2)
+    for tile, streamed in stream_tiles(reader, grids):
+        expected = ArrayReader(pixels).read(tile.window, tile.downsample)
+        assert np.abs(streamed.astype(int) - expected).max() <= 2
+
+
+class CountedRows(ArrayReader):
+    """Counts how often each row is handed out."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.rows_read = 0
+        self.open_bands = 0
+
+    def _rows(self, level, band_height):
+        self.open_bands += 1
+        for band in super()._rows(level, band_height):
+            self.rows_read += len(band)
+            yield band
+
+
+def test_every_row_is_decoded_once_for_all_grids():
+    reader = CountedRows(noise(300, 100))
+    grids = [TileGrid(reader.size, 32, 8, d) for d in (1, 2, 4)]
+    assert sum(1 for _ in stream_tiles(reader, grids)) == sum(len(grid) for grid in grids)
+    assert (reader.rows_read, reader.open_bands) == (300, 1)
+
+
+def test_a_tile_comes_when_its_last_row_is_decoded():
+    reader = CountedRows(noise(1000, 64))
+    for tile, _ in stream_tiles(reader, [TileGrid(reader.size, 64, 0, 1)]):
+        assert reader.rows_read - tile.window.y2 < 64  # at most one band ahead
+
+
+def test_tiles_belong_to_the_caller():
+    reader = ArrayReader(noise(256, 64))
+    tiles = list(stream_tiles(reader, [TileGrid(reader.size, 32, 8, 1)]))
+    for tile, pixels in tiles:
+        np.testing.assert_array_equal(pixels, reader.read(tile.window))
+
+
+class EndlessRows(ArrayReader):
+    """A tall image that exists only row by row."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(np.zeros((1, 1, 3), np.uint8))
+        self._level_sizes = [size]
+
+    def _rows(self, level, band_height):
+        height, width = self.size
+        for y in range(0, height, band_height):
+            yield np.zeros((min(band_height, height - y), width, 3), np.uint8)
+
+
+def peak_bytes(height: int) -> int:
+    reader = EndlessRows((height, 1000))
+    grids = [TileGrid(reader.size, 128, 32, d) for d in (1, 4)]
+    tracemalloc.start()
+    try:
+        for _ in stream_tiles(reader, grids):
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_height():
+    low, high = peak_bytes(2_000), peak_bytes(20_000)
+    assert high < low * 1.1
+    assert high < 4 * 1000 * 128 * 3  # a few tile rows; the image has 156 of them
+
+
+def test_grids_of_another_image_are_refused():
+    with pytest.raises(ConfigError, match="A grid must be made for its image"):
+        next(stream_tiles(ArrayReader(noise(50, 50)), [TileGrid((50, 51), 8, 0)]))
+
+
+def test_no_grid_gives_no_tile():
+    assert list(stream_tiles(ArrayReader(noise(5, 5)), [])) == []
+
+
+def test_truncated_file_raises_in_the_middle(tmp_path):
+    pytest.importorskip("pyvips", reason="needs the extra sparsenet[gigapixel]")
+    from PIL import Image
+
+    Image.fromarray(noise(512, 64)).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    reader = open_image(tmp_path / "cut.jpg")
+    windows = []
+    with pytest.raises(ImageReadError, match="truncated"):
+        for tile, _ in stream_tiles(reader, [TileGrid(reader.size, 64, 0)]):
+            windows.append(tile.window)
+    assert windows[0] == Window(0, 0, 64, 64)
+    assert len(windows) < 8
