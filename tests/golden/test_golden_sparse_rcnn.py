@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_data import load_golden
-
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.solver import build_lr_scheduler
 from detectron2.structures import Boxes, Instances
+from golden_data import load_golden
+
 from sparsenet.config import add_sparsenet_config
 from sparsenet.modeling.head import DynamicHead, StageOptions
 from sparsenet.modeling.losses import DetectionTargets, HungarianMatcher, SetCriterion
-from sparsenet.modeling.meta_arch import SparseRCNN
+from sparsenet.modeling.meta_arch.sparse_rcnn import postprocess_detections, select_detections
 from sparsenet.ops.boxes import apply_deltas, cxcywh_to_xyxy, pairwise_giou, pairwise_iou
 from sparsenet.ops.focal import sigmoid_focal_loss
 
@@ -83,8 +84,7 @@ def _instances(index: int) -> Instances:
 
 
 def _targets(whwh: torch.Tensor, empty: tuple[int, ...] = ()) -> DetectionTargets:
-    instances = [_instances(i)[torch.arange(0 if i in empty else 99)[:5][: len(_instances(i))]]
-                 for i in range(2)]
+    instances = [_instances(i)[:0] if i in empty else _instances(i) for i in range(2)]
     return DetectionTargets.from_instances(instances, whwh, num_classes=NUM_CLASSES)
 
 
@@ -203,7 +203,7 @@ def test_losses(heads, kind):
 
 
 def test_softmax_variant(heads):
-    golden, case, output = heads("wholebox-softmax")
+    golden, _, output = heads("wholebox-softmax")
     _assert_close(output.logits[-1], golden["nofocal_pred_logits_last"], atol=1e-3)
     _assert_close(output.logits[0], golden["nofocal_pred_logits_s0"], atol=1e-3)
     _assert_close(output.boxes_xyxy[-1], golden["nofocal_boxes_last"], atol=5e-2)
@@ -213,22 +213,17 @@ def test_softmax_variant(heads):
 def test_detections(heads, kind):
     golden, case, output = heads(kind)
     prefix = "nofocal" if kind.endswith("softmax") else "eval"
-    model = _ModelOfHead(case.criterion)
-    raw = SparseRCNN.inference(model, output.logits[-1], output.boxes_xyxy[-1], recipe.SIZES_HW)
+    raw = select_detections(
+        output.logits[-1],
+        output.boxes_xyxy[-1],
+        recipe.SIZES_HW,
+        use_focal=case.criterion.matcher.use_focal,
+    )
     for image, instances in enumerate(raw):
         _assert_same_detections(instances, golden, f"{prefix}_raw", image)
-    from sparsenet.modeling.meta_arch.sparse_rcnn import _postprocess
-
     sizes = [{"height": h, "width": w} for h, w in recipe.OUT_HW]
-    for image, item in enumerate(_postprocess(raw, sizes)):
+    for image, item in enumerate(postprocess_detections(raw, sizes)):
         _assert_same_detections(item["instances"], golden, f"{prefix}_post", image)
-
-
-class _ModelOfHead:
-    """All that `SparseRCNN.inference` needs of a model."""
-
-    def __init__(self, criterion):
-        self.criterion = criterion
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -247,17 +242,22 @@ def test_gradients_in_float64(kind):
     norms = [gradients[n].norm().item() for n in names]
     sums = [gradients[n].sum().item() for n in names]
     np.testing.assert_allclose(norms, golden["grad_norms"], rtol=1e-3)
-    scale = golden["grad_norms"].max()
-    np.testing.assert_allclose(sums, golden["grad_sums"], rtol=1e-3, atol=1e-5 * scale)
+    # The sums were recorded in float32; they cancel, so the norms give their scale.
+    deviation = np.abs(np.array(sums) - golden["grad_sums"])
+    assert (deviation / golden["grad_norms"]).max() < 2e-3
 
 
-@pytest.fixture(scope="module")
-def full_model():
+def _config():
     cfg = get_cfg()
     add_sparsenet_config(cfg)
     cfg.merge_from_file(str(CONFIG))
     cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def full_model():
+    model = build_model(_config())
     recipe.fill_state_dict(model)
     return model
 
@@ -279,16 +279,15 @@ def test_full_model_schema(full_model):
     shapes = dict(zip(golden["state_dict_keys"].tolist(), golden["state_dict_shapes"].tolist()))
     state = full_model.state_dict()
     assert set(state) == set(shapes)
-    assert {k: str(tuple(v.shape)) for k, v in state.items()} == {
-        k: str(tuple(_parse_shape(v))) for k, v in shapes.items()
+    assert {k: list(v.shape) for k, v in state.items()} == {
+        k: _parse_shape(v) for k, v in shapes.items()
     }
-    parameters = sum(v.numel() for k, v in state.items())
     assert sum(p.numel() for p in full_model.head.parameters()) == 79_412_472
-    assert parameters == 106_237_768
+    assert sum(p.numel() for p in full_model.parameters()) == 106_237_768
 
 
 def _parse_shape(text: str) -> list[int]:
-    return [int(n) for n in text.strip("()[] ").replace("x", ",").split(",") if n.strip()]
+    return [int(n) for n in text.strip("()[]").split(",") if n.strip()]
 
 
 def test_full_model_inference(full_model):
@@ -332,7 +331,7 @@ def test_pooler():
 
 
 def test_box_decoding_and_overlaps():
-    golden = {k: v for k, v in load_golden("sparsercnn_units.npz").items() if k != "meta"}
+    golden = load_golden("sparsercnn_units.npz")
     boxes, deltas = (torch.from_numpy(golden[f"delta_{n}"]) for n in ("boxes", "deltas"))
     decoded = apply_deltas(deltas, boxes)
     _assert_close(decoded, golden["delta_out"], atol=1e-3, rtol=1e-6)
@@ -365,3 +364,15 @@ def test_criterion_with_empty_images(case, empty):
         here = matches.image == image
         pairs = torch.stack([matches.prediction[here], matches.target[here]])
         assert pairs.tolist() == golden[f"crit_{case}_match_img{image}"].tolist()
+
+
+def test_learning_rate_of_the_schedule():
+    golden = load_golden("sparsercnn_units.npz")
+    cfg = _config()
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    scheduler = build_lr_scheduler(cfg, torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR))
+    values = []
+    for iteration in golden["lr_iters"].tolist():
+        scheduler.last_epoch = iteration
+        values.append(scheduler.get_lr()[0])
+    np.testing.assert_allclose(values, golden["lr_values"], rtol=1e-6)
