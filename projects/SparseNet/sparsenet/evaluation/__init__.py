@@ -1,0 +1,14 @@
+"""Evaluation of full images."""
+
+from sparsenet.evaluation.coco_metrics import PrecisionTable, accumulate
+from sparsenet.evaluation.detection_errors import ErrorCounts, SizeRange, count_errors
+from sparsenet.evaluation.panda_evaluator import PandaEvaluator
+
+__all__ = [
+    "ErrorCounts",
+    "PandaEvaluator",
+    "PrecisionTable",
+    "SizeRange",
+    "accumulate",
+    "count_errors",
+]

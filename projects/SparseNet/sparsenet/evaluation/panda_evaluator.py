@@ -1,0 +1,346 @@
+"""PANDA's evaluation: merged detections of full images against full-image truth."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from sparsenet.data.coco_json import read_coco_json
+from sparsenet.data.image_record import ImageRecord
+from sparsenet.errors import DatasetError, OutputError
+from sparsenet.evaluation.coco_metrics import ALL_SIZES, MAX_AREA, PrecisionTable, accumulate
+from sparsenet.evaluation.detection_errors import ErrorCounts, SizeRange, count_errors
+
+logger = logging.getLogger(__name__)
+
+# The official caps; crowds can exceed 500 per class and image, so an uncapped figure is added.
+OFFICIAL_CAPS = (10, 100, 500)
+# PANDA-Toolkit's bounds, then COCO's.
+PANDA_SIZES = (
+    SizeRange("small", 0.0, 200.0**2),
+    SizeRange("middle", 200.0**2, 400.0**2),
+    SizeRange("large", 400.0**2, MAX_AREA),
+)
+COCO_SIZES = (
+    SizeRange("s", 0.0, 32.0**2),
+    SizeRange("m", 32.0**2, 96.0**2),
+    SizeRange("l", 96.0**2, MAX_AREA),
+)
+
+
+class PandaEvaluator(DatasetEvaluator):
+    """COCO metrics under PANDA's caps and sizes, and the errors at one threshold.
+
+    Regions with ``ignore`` or ``iscrowd`` are neither hits nor misses: a detection that matches no
+    object and lies in one by at least the IoU threshold of its own area is left out. Sizes are box
+    areas.
+
+    Args:
+        dataset_name: A registered dataset. Its metadata's ``json_file`` is read; without one, the
+            registered dicts are used.
+        report_threshold: Score for precision, recall, duplicates and counts.
+        output_dir: Folder for ``coco_instances_results.json`` and ``panda_metrics.json``; None
+            writes nothing.
+        distributed: Whether to gather the detections of all processes; False evaluates this
+            process's alone.
+
+    Raises:
+        DatasetError: If the metadata contradicts the annotation file.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        report_threshold: float = 0.4,
+        output_dir: str | Path | None = None,
+        distributed: bool = True,
+    ) -> None:
+        self._name = dataset_name
+        self._threshold = report_threshold
+        self._output_dir = Path(output_dir) if output_dir is not None else None
+        self._distributed = distributed
+        self._records, self._class_names, self._category_ids = _load_truth(dataset_name)
+        self._images = {record.image_id: i for i, record in enumerate(self._records)}
+        self._predictions: dict[Any, _Predictions] = {}
+
+    def reset(self) -> None:
+        """Forgets all detections."""
+        self._predictions = {}
+
+    def process(self, inputs: Iterable[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
+        """Adds the detections of full images.
+
+        Args:
+            inputs: Dicts with ``image_id``.
+            outputs: Dicts with ``instances``: ``pred_boxes``, ``scores`` and ``pred_classes`` in
+                full-image pixels.
+
+        Raises:
+            DatasetError: If an image or class is not in the dataset.
+        """
+        for item, output in zip(inputs, outputs):
+            image_id = item["image_id"]
+            if image_id not in self._images:
+                raise DatasetError(
+                    f"Image id {image_id!r} is not in dataset {self._name!r} of "
+                    f"{len(self._images)} images. Evaluate the dataset that was detected in."
+                )
+            predictions = _Predictions.from_instances(output["instances"])
+            highest = int(predictions.classes.max(initial=0))
+            if highest >= len(self._class_names):
+                raise DatasetError(
+                    f"Predicted classes must be below the {len(self._class_names)} classes of "
+                    f"{self._name!r}, got {highest}. Check MODEL.SparseRCNN.NUM_CLASSES."
+                )
+            self._predictions[image_id] = predictions
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Metrics under ``"bbox"``, in percent, counts aside; nan where there are no objects.
+
+        Returns:
+            ``AP``, ``AP50``, ``AP75`` and ``AR500`` at 500 detections per image and class;
+            ``AR10``, ``AR100``; ``AP_uncapped`` and its like; ``AP`` and ``AR`` by size (PANDA's
+            ``_small``, ``_middle``, ``_large``; COCO's ``s``, ``m``, ``l``); ``precision``,
+            ``recall``, ``duplicate_rate``, ``count_error`` and ``count_mae`` at the report
+            threshold, recall also by size; per class with ``-name``. Empty on all ranks but 0.
+        """
+        predictions = self._gather()
+        if predictions is None:
+            return OrderedDict()
+        num_missing = len(self._images) - len(predictions)
+        if num_missing:
+            logger.warning(
+                "%s: %d of %d images have no result; their objects count as missed.",
+                self._name,
+                num_missing,
+                len(self._images),
+            )
+        results = OrderedDict(bbox=self._metrics(predictions))
+        if self._output_dir is not None:
+            detections = self._to_coco(predictions, self._category_ids)
+            write_json(self._output_dir / "coco_instances_results.json", detections)
+            write_json(self._output_dir / "panda_metrics.json", _without_nan(results["bbox"]))
+        return results
+
+    def _gather(self) -> dict[Any, _Predictions] | None:
+        if not self._distributed or comm.get_world_size() == 1:
+            return self._predictions
+        comm.synchronize()
+        parts = comm.gather(self._predictions, dst=0)
+        if not comm.is_main_process():
+            return None
+        return {image_id: value for part in parts for image_id, value in part.items()}
+
+    def _metrics(self, predictions: dict[Any, _Predictions]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        metrics.update(self._precision_metrics(self._accumulate(predictions)))
+        metrics.update(self._error_metrics(predictions))
+        return metrics
+
+    def _accumulate(self, predictions: dict[Any, _Predictions]) -> PrecisionTable:
+        most = max((_most_of_a_class(p.classes) for p in predictions.values()), default=0)
+        caps = (*OFFICIAL_CAPS, max(most, OFFICIAL_CAPS[-1] + 1))
+        detections = self._to_coco(predictions, range(len(self._class_names)), internal_ids=True)
+        sizes = (ALL_SIZES, *PANDA_SIZES, *COCO_SIZES)
+        return accumulate(self._truth_to_coco(), detections, max_detections=caps, size_ranges=sizes)
+
+    def _precision_metrics(self, table: PrecisionTable) -> dict[str, float]:
+        ap, ar, cap = table.average_precision, table.average_recall, OFFICIAL_CAPS[-1]
+        uncapped = table.max_detections[-1]
+        metrics = {
+            "AP": ap(max_detections=cap),
+            "AP50": ap(max_detections=cap, iou_threshold=0.5),
+            "AP75": ap(max_detections=cap, iou_threshold=0.75),
+            **{f"AR{n}": ar(max_detections=n) for n in OFFICIAL_CAPS},
+            "AP_uncapped": ap(max_detections=uncapped),
+            "AP50_uncapped": ap(max_detections=uncapped, iou_threshold=0.5),
+            "AR_uncapped": ar(max_detections=uncapped),
+        }
+        for sizes, separator in ((PANDA_SIZES, "_"), (COCO_SIZES, "")):
+            for size in sizes:
+                name = separator + size.name
+                metrics[f"AP{name}"] = ap(max_detections=cap, size=size.name)
+                metrics[f"AR{name}"] = ar(max_detections=cap, size=size.name)
+        for i, name in enumerate(self._class_names):
+            metrics[f"AP-{name}"] = ap(max_detections=cap, one_class=i)
+            metrics[f"AP50-{name}"] = ap(max_detections=cap, iou_threshold=0.5, one_class=i)
+        return {name: 100 * value for name, value in metrics.items()}
+
+    def _error_metrics(self, predictions: dict[Any, _Predictions]) -> dict[str, float]:
+        by_class = {i: ErrorCounts() for i in range(len(self._class_names))}
+        for record in self._records:
+            found = predictions.get(record.image_id, _Predictions.empty())
+            counts = count_errors(
+                found.boxes_xyxy,
+                found.scores,
+                found.classes,
+                record.boxes_xyxy,
+                record.classes,
+                record.is_ignore,
+                threshold=self._threshold,
+                size_ranges=(*PANDA_SIZES, *COCO_SIZES),
+            )
+            for one_class, count in counts.items():
+                by_class[one_class] = by_class[one_class] + count
+        total = sum(by_class.values(), ErrorCounts())
+        metrics = _error_figures(total)
+        for size in PANDA_SIZES:
+            metrics[f"recall_{size.name}"] = 100 * total.recall_of_size(size.name)
+        for size in COCO_SIZES:
+            metrics[f"recall{size.name}"] = 100 * total.recall_of_size(size.name)
+        for i, name in enumerate(self._class_names):
+            metrics.update({f"{k}-{name}": v for k, v in _error_figures(by_class[i]).items()})
+        return metrics
+
+    def _truth_to_coco(self) -> dict[str, Any]:
+        """The truth with image numbers and contiguous classes, as a COCO dict."""
+        annotations: list[dict[str, Any]] = []
+        for number, record in enumerate(self._records, start=1):
+            boxes = record.boxes_xyxy.astype(np.float64).tolist()
+            for box, one_class, ignore in zip(boxes, record.classes, record.is_ignore):
+                x, y, x2, y2 = box
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,  # 0 would mean "unmatched" to COCO's code
+                        "image_id": number,
+                        "category_id": int(one_class),
+                        "bbox": [x, y, x2 - x, y2 - y],
+                        "area": (x2 - x) * (y2 - y),
+                        "iscrowd": int(ignore),
+                    }
+                )
+        return {
+            "images": [
+                {"id": i, "height": r.image_size[0], "width": r.image_size[1]}
+                for i, r in enumerate(self._records, start=1)
+            ],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": n} for i, n in enumerate(self._class_names)],
+        }
+
+    def _to_coco(
+        self,
+        predictions: dict[Any, _Predictions],
+        category_ids: Iterable[int],
+        *,
+        internal_ids: bool = False,
+    ) -> list[dict[str, Any]]:
+        """COCO results; with the dataset's image ids, or with the numbers of the truth's images."""
+        ids = list(category_ids)
+        results = []
+        for image_id, found in predictions.items():
+            number = self._images[image_id] + 1 if internal_ids else image_id
+            boxes = found.boxes_xyxy.astype(np.float64)
+            boxes[:, 2:] -= boxes[:, :2]
+            for box, score, one_class in zip(
+                boxes.tolist(), found.scores.tolist(), found.classes.tolist()
+            ):
+                results.append(
+                    {
+                        "image_id": number,
+                        "category_id": ids[one_class],
+                        "bbox": box,
+                        "score": score,
+                    }
+                )
+        return results
+
+
+class _Predictions:
+    """Detections of one image: ``boxes_xyxy`` (N, 4), ``scores`` (N,), ``classes`` (N,)."""
+
+    def __init__(self, boxes_xyxy: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
+        self.boxes_xyxy = boxes_xyxy
+        self.scores = scores
+        self.classes = classes
+
+    @classmethod
+    def from_instances(cls, instances: Any) -> _Predictions:
+        """Copies what is needed off the accelerator."""
+        instances = instances.to("cpu")
+        return cls(
+            instances.pred_boxes.tensor.float().numpy().reshape(-1, 4),
+            instances.scores.float().numpy(),
+            instances.pred_classes.numpy().astype(np.int64),
+        )
+
+    @classmethod
+    def empty(cls) -> _Predictions:
+        """No detections."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file in one step: a crash leaves the old file or the new one, never half of one.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file, allow_nan=False)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{path} must be writable: {error}. Choose another OUTPUT_DIR or free some space."
+        ) from error
+
+
+def _load_truth(name: str) -> tuple[list[ImageRecord], tuple[str, ...], list[int]]:
+    """Records, class names and category ids by class."""
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file", None)
+    if json_file is None:
+        dicts = DatasetCatalog.get(name)
+        names = tuple(metadata.thing_classes)
+        return [ImageRecord.from_dict(item) for item in dicts], names, list(range(len(names)))
+    dataset = read_coco_json(json_file, metadata.get("image_root", ""))
+    known = metadata.get("thing_dataset_id_to_contiguous_id", dataset.class_of_category)
+    if known != dataset.class_of_category:
+        raise DatasetError(
+            f"Dataset {name!r} maps categories to classes by {known}, its file {json_file} gives "
+            f"{dataset.class_of_category}. Register it again after changing the file."
+        )
+    records = [ImageRecord.from_dict(item) for item in dataset.dicts]
+    return records, dataset.class_names, sorted(known, key=known.__getitem__)
+
+
+def _error_figures(counts: ErrorCounts) -> dict[str, float]:
+    """Percent, except the MAE, which is in objects."""
+    return {
+        "precision": 100 * counts.precision,
+        "recall": 100 * counts.recall,
+        "duplicate_rate": 100 * counts.duplicate_rate,
+        "count_error": 100 * counts.count_error,
+        "count_mae": counts.count_mae,
+    }
+
+
+def _most_of_a_class(classes: np.ndarray) -> int:
+    return int(np.bincount(classes).max(initial=0))
+
+
+def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no nan; an undefined figure becomes null."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
