@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsenet.data import SparseRCNNDatasetMapper, build_tile_train_loader
+from sparsenet.data import SparseRCNNDatasetMapper, TileLoader, build_tile_train_loader
 from sparsenet.engine.checkpoint import SafeCheckpointer
 from sparsenet.engine.evaluate import evaluate_tiled
 from sparsenet.engine.optimizer import build_optimizer
@@ -53,6 +53,12 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2's; a resumed run goes on with the tiles that come next."""
+        super().resume_or_load(resume)
+        if isinstance(self.data_loader, TileLoader):
+            self.data_loader.skip(self.start_iter)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
