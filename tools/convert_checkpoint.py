@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Keeps only the weights of a training checkpoint, in half precision on request.
 
-    python tools/convert_checkpoint.py output/run/model_final.pth weights.pth --half
+    python tools/convert_checkpoint.py output/run/model_final.pth weights.pth --half \\
+        --class-names person vehicle
 
 Half-precision files load into full-precision models (:func:`sparsenet.modeling.checkpoint.load_weights`).
 """
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--half", action="store_true", help="store float32 tensors as float16")
+    parser.add_argument("--class-names", nargs="+", default=[], help="stored for demos without data")
     parser.add_argument("--trust-checkpoint", action="store_true", help="allow pickles as input")
     args = parser.parse_args(argv)
     try:
@@ -35,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.half:
         state = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
     temporary = args.output.with_name(args.output.name + ".tmp")
-    torch.save({"model": state}, temporary)
+    content = {"model": state}
+    if args.class_names:
+        content["class_names"] = args.class_names
+    torch.save(content, temporary)
     os.replace(temporary, args.output)
     count = sum(tensor.numel() for tensor in state.values())
     print(f"{args.output}: {len(state)} tensors, {count:,} values, {args.output.stat().st_size:,} bytes")

@@ -3,6 +3,8 @@
 See `record_data_engine.py`, which records them with the real Detectron2.
 """
 
+import sparsenet  # isort: skip  # noqa: F401  (makes detectron2 importable)
+
 import contextlib
 import itertools
 import json
@@ -36,8 +38,6 @@ from detectron2.data.samplers import (
 )
 from detectron2.structures import BoxMode
 from PIL import Image
-
-import sparsenet  # noqa: F401  (makes detectron2 importable)
 
 
 def jsonable(value):

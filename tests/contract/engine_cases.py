@@ -25,6 +25,7 @@ from detectron2.data import (
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.engine import (
     DefaultTrainer,
+    SimpleTrainer,
     create_ddp_model,
     default_argument_parser,
     launch,
@@ -218,6 +219,17 @@ def trainer_run():
             "metrics": [{k: line.get(k) for k in untimed} for line in metrics],
             "files": files,
         }
+
+
+def make_trainer(losses=None, trainer_class=SimpleTrainer, **options):
+    """A trainer of one weight, w -> {"a": w²·x, "b": w·x} on endless ones."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.5)
+    forward = losses or (lambda w, x: {"a": (w**2 * x).sum(), "b": (w * x).sum()})
+    model.forward = lambda x: forward(model.weight, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = [torch.ones(1)] * 100
+    return trainer_class(model, data, optimizer, **options)
 
 
 def train_loader_order():

@@ -1,4 +1,4 @@
-"""detectron2.engine and .evaluation, real or lite: the recorded numbers, and behaviour that both
+"""detectron2.engine, real or lite: the recorded numbers, and behaviour that both
 share."""
 
 import json
@@ -14,7 +14,7 @@ from contract.engine_cases import (
     ContractModel,
     ContractTrainer,
     detected,
-    scene_evaluator,
+    make_trainer,
     trainer_cfg,
 )
 from contract.record_data_engine import ENGINE_CASES, RECORD
@@ -32,15 +32,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import (
     COCOEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
 )
-from detectron2.evaluation.testing import flatten_results_dict
-from fvcore.common.checkpoint import Checkpointer
-from fvcore.common.param_scheduler import LinearParamScheduler
 
 import sparsenet
 
@@ -55,17 +47,6 @@ def test_engine_does_what_was_recorded_with_the_real_one(case):
 
 
 # ---- the loop ---------------------------------------------------------------------------------
-
-
-def make_trainer(losses=None, trainer_class=SimpleTrainer, **options):
-    """A trainer of one weight, w -> {"a": w²·x, "b": w·x} on endless ones."""
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 0.5)
-    forward = losses or (lambda w, x: {"a": (w**2 * x).sum(), "b": (w * x).sum()})
-    model.forward = lambda x: forward(model.weight, x)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    data = [torch.ones(1)] * 100
-    return trainer_class(model, data, optimizer, **options)
 
 
 def test_hooks_run_in_order_around_each_step():
@@ -196,89 +177,6 @@ def test_data_loader_can_be_replaced():
     assert next(trainer._data_loader_iter).item() == 0 and trainer.model.weight.item() == before
 
 
-# ---- hooks ------------------------------------------------------------------------------------
-
-
-def test_eval_hook_runs_each_period_and_after_training_only():
-    iterations = []
-    trainer = make_trainer()
-
-    def evaluate():
-        iterations.append(trainer.iter)
-        return {"bbox": {"AP": 50 + trainer.iter}, "speed": 2}
-
-    latest = []
-    trainer.register_hooks(
-        [
-            hooks.EvalHook(2, evaluate),
-            hooks.CallbackHook(after_train=lambda t: latest.append(t.storage.latest())),
-        ]
-    )
-    trainer.train(0, 4)
-    assert iterations == [1, 4]
-    assert latest[0]["bbox/AP"][0] == 54 and latest[0]["speed"][0] == 2
-
-
-def test_eval_hook_refuses_what_is_not_a_number():
-    trainer = make_trainer()
-    trainer.register_hooks([hooks.EvalHook(0, lambda: {"bbox": {"AP": "high"}})])
-    with pytest.raises(ValueError, match="high"):
-        trainer.train(0, 1)
-
-
-def best_run(tmp_path, values, mode="max"):
-    trainer = make_trainer()
-    checkpointer = Checkpointer(trainer.model, str(tmp_path), trainer=trainer)
-    queue = list(values)
-    trainer.register_hooks(
-        [
-            hooks.PeriodicCheckpointer(checkpointer, 1),
-            hooks.EvalHook(1, lambda: {"m": queue.pop(0)}),
-            hooks.BestCheckpointer(1, checkpointer, "m", mode, file_prefix="best"),
-        ]
-    )
-    trainer.train(0, len(values))
-    return torch.load(tmp_path / "best.pth", weights_only=False)["iteration"]
-
-
-@pytest.mark.parametrize(
-    ("values", "mode", "best"),
-    [((1, 3, 2), "max", 1), ((math.nan, 3, 2), "max", 1), ((5, 3, 2), "min", 3)],
-)
-def test_best_checkpoint_is_that_of_the_best_value(tmp_path, values, mode, best):
-    assert best_run(tmp_path, values, mode) == best
-
-
-@lite_only
-def test_lite_best_checkpoint_leaves_the_last_one_alone(tmp_path):
-    best_run(tmp_path, (1, 3, 2))
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-
-
-def test_lr_hook_accepts_a_param_scheduler_and_records_the_rate():
-    trainer = make_trainer()
-    rates = []
-    trainer.register_hooks(
-        [
-            hooks.LRScheduler(scheduler=LinearParamScheduler(1, 0)),
-            hooks.CallbackHook(after_step=lambda t: rates.append(t.storage.latest()["lr"][0])),
-        ]
-    )
-    trainer.train(0, 4)
-    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
-
-
-@pytest.mark.parametrize(
-    ("groups", "expected"),
-    [([(1, 0.1), (3, 0.2), (2, 0.3)], 1), ([(1, 0.1), (1, 0.2), (1, 0.2)], 1), ([(1, 0.1)], 0)],
-)
-def test_recorded_rate_is_that_of_the_largest_or_commonest_group(groups, expected):
-    optimizer = torch.optim.SGD(
-        [{"params": [torch.zeros(1) for _ in range(n)], "lr": lr} for n, lr in groups], lr=1
-    )
-    assert hooks.LRScheduler.get_best_param_group_id(optimizer) == expected
-
-
 # ---- defaults ---------------------------------------------------------------------------------
 
 
@@ -378,113 +276,6 @@ def test_one_process_runs_in_place():
 def test_auto_url_is_for_one_machine():
     with pytest.raises(AssertionError, match="auto"):
         launch(_fail, 1, num_machines=2, dist_url="auto")
-
-
-# ---- evaluation -------------------------------------------------------------------------------
-
-
-class Collector(DatasetEvaluator):
-    """Remembers the pairs that it got."""
-
-    def __init__(self, key="seen"):
-        self.key = key
-
-    def reset(self):
-        self.pairs = []
-
-    def process(self, inputs, outputs):
-        self.pairs.append((inputs, outputs))
-
-    def evaluate(self):
-        return {self.key: len(self.pairs)}
-
-
-def test_inference_calls_everything_and_restores_the_mode():
-    model = torch.nn.Linear(2, 1)
-    moments, modes = [], []
-    model.register_forward_hook(lambda m, *_: modes.append((m.training, torch.is_grad_enabled())))
-    batches = [torch.ones(1, 2)] * 3
-    names = ("on_start", "before_inference", "after_inference", "on_end")
-    callbacks = {name: (lambda n=name: moments.append(n)) for name in names}
-    evaluators = [Collector("x"), Collector("y")]
-    assert inference_on_dataset(model, batches, evaluators, callbacks) == {"x": 3, "y": 3}
-    assert modes == [(False, False)] * 3 and model.training
-    assert moments == [names[0], *names[1:3] * 3, names[3]]
-    assert inference_on_dataset(lambda batch: batch, batches[:1], None) == {}
-
-
-def test_two_evaluators_must_not_give_the_same_task():
-    evaluators = DatasetEvaluators([Collector(), Collector()])
-    evaluators.reset()
-    with pytest.raises(AssertionError, match="seen"):
-        evaluators.evaluate()
-
-
-@lite_only
-def test_lite_restores_the_mode_after_an_error():
-    model = torch.nn.Linear(2, 1)
-    with pytest.raises(RuntimeError):
-        inference_on_dataset(model, [torch.ones(1, 3)], Collector())
-    assert model.training
-
-
-def test_perfect_detections_have_an_ap_of_100():
-    with scene_evaluator() as (evaluator, _, dicts, _):
-        evaluator.reset()
-        for record in dicts:
-            found = [a for a in record["annotations"] if not a["iscrowd"]]
-            boxes = np.array([a["bbox"] for a in found], np.float32).reshape(-1, 4)
-            classes = np.array([a["category_id"] for a in found], np.int64)
-            evaluator.process([record], [detected(boxes, np.ones(len(found)), classes)])
-        results = evaluator.evaluate()["bbox"]
-    assert results["AP"] == pytest.approx(100) and results["AP-b"] == pytest.approx(100)
-
-
-def test_detection_of_an_unknown_class_is_refused():
-    with scene_evaluator() as (evaluator, _, dicts, _):
-        evaluator.reset()
-        evaluator.process(dicts[:1], [detected([[0.0, 0, 5, 5]], [0.5], [3])])
-        with pytest.raises(AssertionError, match="3"):
-            evaluator.evaluate()
-
-
-def test_dataset_without_json_needs_a_folder():
-    with pytest.raises(ValueError, match="output_dir"):
-        COCOEvaluator("contract_nothing")
-
-
-def test_results_are_flattened_printed_and_verified(caplog):
-    assert flatten_results_dict({"a": {"b": {"c": 1}}, "d": 2}) == {"a/b/c": 1, "d": 2}
-    logging.getLogger("detectron2").propagate = True
-    with caplog.at_level(logging.INFO):
-        print_csv_format({"bbox": {"AP": 1.23456, "AP-person": 5.0}, "note": 3})
-    printed = [r.getMessage() for r in caplog.records]
-    assert printed == [
-        "copypaste: Task: bbox",
-        "copypaste: AP",
-        "copypaste: 1.2346",
-        "copypaste: note=3",
-    ]
-    cfg = get_cfg()
-    assert verify_results(cfg, {})
-    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 38.5, 0.2]]
-    assert verify_results(cfg, {"bbox": {"AP": 38.6}})
-    for wrong in ({"AP": 38.8}, {"AP": math.nan}, {}):
-        with pytest.raises(SystemExit):
-            verify_results(cfg, {"bbox": wrong})
-
-
-@lite_only
-def test_lite_names_classes_right_if_category_ids_are_not_in_their_order():
-    with scene_evaluator(ids={5: 0, 2: 1, 9: 2}) as (evaluator, _, dicts, _):
-        evaluator.reset()
-        for record in dicts:
-            found = [a for a in record["annotations"] if a["category_id"] == 0]
-            boxes = np.array([a["bbox"] for a in found], np.float32).reshape(-1, 4)
-            classes = np.zeros(len(found), np.int64)
-            evaluator.process([record], [detected(boxes, np.ones(len(found)), classes)])
-        results = evaluator.evaluate()["bbox"]
-    assert (results["AP-a"], results["AP-b"], results["AP-c"]) == (pytest.approx(100), 0, 0)
 
 
 # ---- lite's own promises ----------------------------------------------------------------------

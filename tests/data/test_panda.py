@@ -42,7 +42,9 @@ def root(tmp_path):
         "01_A/IMG_01_01.jpg": entry(
             1,
             [
-                person(rect(0.1, 0.2, 0.2, 0.5), rect(0.1, 0.2, 0.2, 0.4), rect(0.1, 0.2, 0.15, 0.25)),
+                person(
+                    rect(0.1, 0.2, 0.2, 0.5), rect(0.1, 0.2, 0.2, 0.4), rect(0.1, 0.2, 0.15, 0.25)
+                ),
                 {"category": "crowd", "rect": rect(0.5, 0.5, 0.7, 0.6)},
                 {"category": "fake person", "rect": rect(0.8, 0.1, 0.85, 0.3)},
                 {"category": "ignore", "rect": rect(0.0, 0.0, 0.1, 0.1)},
@@ -191,7 +193,7 @@ def test_contradicting_files_are_refused(root):
 
 
 def test_repeated_ids_and_unknown_boxes_are_refused(root):
-    with pytest.raises(ConfigError, match="must be one of .*got 'torso'"):
+    with pytest.raises(ConfigError, match=r"must be one of .*got 'torso'"):
         load_panda_annotations(root, person_box="torso")
     change(
         root,

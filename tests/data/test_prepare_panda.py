@@ -64,8 +64,7 @@ def test_command_writes_six_datasets_split_by_scene(root, capsys):
 def test_written_files_load_as_a_dataset(root):
     prepare_panda(root, val_scenes=["01_A"], quiet=True)
     path = root / "annotations" / "panda_all_train.json"
-    loaded = load_coco_json(str(path), str(root / "image_train"), "panda_test_only")
-    dicts = getattr(loaded, "dicts", loaded)
+    dicts = load_coco_json(path, root / "image_train")
     assert len(dicts) == 3
     assert {a["category_id"] for d in dicts for a in d["annotations"]} == {0, 1}
 

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from demo import demo, gigapixel_demo
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from torch import nn
+
+from demo import demo, gigapixel_demo
 
 MAGENTA = (255, 0, 255)
 # (x, y, width, height): two alone, one where four tiles meet, one that only a coarse tile holds.

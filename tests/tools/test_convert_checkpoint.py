@@ -18,14 +18,15 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 def test_weights_only_in_half_precision(tmp_path: Path) -> None:
     state = {"w": torch.tensor([1.0, 0.1]), "n": torch.tensor(3)}
     torch.save({"model": state, "optimizer": {"lr": 1.0}}, tmp_path / "a.pth")
-    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--half")
+    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--half", "--class-names", "cat", "dog")
     assert result.returncode == 0, result.stderr
     content = torch.load(tmp_path / "b.pth", weights_only=True)
-    assert list(content) == ["model"]
+    assert sorted(content) == ["class_names", "model"]
+    assert content["class_names"] == ["cat", "dog"]
     assert content["model"]["w"].dtype == torch.float16 and content["model"]["n"].dtype == torch.int64
     assert torch.equal(content["model"]["w"].float(), state["w"].half().float())
 
 
 def test_missing_input_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "none.pth", tmp_path / "b.pth")
-    assert result.returncode == 2 and result.stderr.startswith("error: The weights must be a file")
+    assert result.returncode == 2 and "error: The weights must be a file" in result.stderr

@@ -8,6 +8,7 @@ forces one of them.
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from sparsenet.errors import ConfigError, MissingDependencyError
@@ -42,6 +43,9 @@ def _select_detectron2() -> str:
         sys.path.append(_LITE_PATH)
     return "lite"
 
+
+# fvcore scripts a loss when it is imported, which torch >= 2.9 warns about; nothing here uses it.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
 
 DETECTRON2 = _select_detectron2()
 

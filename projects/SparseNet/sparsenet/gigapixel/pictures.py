@@ -130,7 +130,7 @@ def _draw_boxes(picture: np.ndarray, boxes_xyxy: np.ndarray, color: tuple[int, i
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         corners = (x1, y1), (max(x2, x1 + 2), max(y2, y1 + 2))
         if side >= 24:  # a dark rim keeps the line visible on a ground of its own colour
-            cv2.rectangle(picture, *corners, (0, 0, 0), 4, cv2.LINE_AA)
+            cv2.rectangle(picture, *corners, (0, 0, 0), 4)
         cv2.rectangle(picture, *corners, color, 2 if side >= 12 else 1)
 
 

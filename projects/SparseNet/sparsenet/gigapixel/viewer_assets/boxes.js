@@ -23,7 +23,7 @@ class BoxIndex {
     const starts = new Uint32Array(this.columns * this.rows + 1);
     const each = (visit) => {
       for (let i = 0; i < this.length; i++) {
-        const [c1, r1, c2, r2] = this._cells(...this.boxes.subarray(4 * i, 4 * i + 4));
+        const b = this.boxes, [c1, r1, c2, r2] = this._cells(b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]);
         for (let r = r1; r <= r2; r++) for (let c = c1; c <= c2; c++) visit(r * this.columns + c, i);
       }
     };
@@ -76,35 +76,36 @@ function sharedArea(a, i, b, j) {
   return Math.max(0, width) * Math.max(0, height);
 }
 
-const OUTCOME = { unused: 0, right: 1, wrong: 2, ignored: 3 };
+const OUTCOME = { right: 1, wrong: 2, ignored: 3 };
 
 /**
  * Matches detections with the truth as the evaluation does: best score first, the free object of the
- * same class with the highest IoU, at least 0.5.
+ * same class with the highest IoU, at least 0.5. What becomes of a detection depends only on better
+ * ones of its class, so one pass serves every score limit: an object is found at a limit if the
+ * detection that takes it reaches the limit.
  * @param {BoxIndex} found sorted by falling score
  * @param {number[]} classes of the detections
- * @param {(i: number) => boolean} counts whether a detection is shown
  * @param {BoxIndex} truth
  * @param {number[]} truthClasses
  * @param {Uint8Array} ignore whether a truth box is an ignore region
+ * @returns {{outcome: Uint8Array, takenBy: Int32Array}} per detection; detection or -1 per object
  */
-function compareWithTruth(found, classes, counts, truth, truthClasses, ignore) {
-  const outcome = new Uint8Array(found.length);
-  const taken = new Uint8Array(truth.length);
+function compareWithTruth(found, classes, truth, truthClasses, ignore) {
+  const outcome = new Uint8Array(found.length), b = found.boxes;
+  const takenBy = new Int32Array(truth.length).fill(-1);
   for (let i = 0; i < found.length; i++) {
-    if (!counts(i)) continue;
     let best = -1, bestIou = 0.5, ignored = false;
-    truth.query(...found.boxes.subarray(4 * i, 4 * i + 4), (j) => {
+    truth.query(b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3], (j) => {
       if (truthClasses[j] !== classes[i]) return;
       const shared = sharedArea(found, i, truth, j);
       if (ignore[j]) { ignored = ignored || shared >= 0.5 * found.area(i); return; }
       const iou = shared / (found.area(i) + truth.area(j) - shared);
-      if (!taken[j] && iou >= bestIou) { best = j; bestIou = iou; }
+      if (takenBy[j] < 0 && iou >= bestIou) { best = j; bestIou = iou; }
     });
-    if (best >= 0) { taken[best] = 1; outcome[i] = OUTCOME.right; }
+    if (best >= 0) { takenBy[best] = i; outcome[i] = OUTCOME.right; }
     else outcome[i] = ignored ? OUTCOME.ignored : OUTCOME.wrong;
   }
-  return { outcome, taken };
+  return { outcome, takenBy };
 }
 
 /** A picture of the density of box centres, to be stretched over the image. */

@@ -45,6 +45,8 @@ function drawHeat(at) {
 
 const OUTCOME_COLORS = { [OUTCOME.right]: "#4cc9f0", [OUTCOME.wrong]: "#ff5d3a", [OUTCOME.ignored]: "#9aa0aa" };
 const MISSED_COLOR = "#ffd23f";
+const FEW = 2500;  // above, paths take longer than a frame and pixels are set directly
+const scratch = document.createElement("canvas");
 
 function drawDetections(at, seen) {
   const groups = new Map();
@@ -56,21 +58,23 @@ function drawDetections(at, seen) {
     groups.get(color).push(i);
     count++;
   });
-  const isSparse = count < 2500;
-  for (const [color, members] of groups) strokeBoxes(found, members, at, color, isSparse, []);
+  if (count > FEW) plotBoxes(found, groups, at);
+  else for (const [color, members] of groups) strokeBoxes(found, members, at, color, []);
   if (count < 250) for (const members of groups.values()) drawLabels(members, at);
 }
 
 function drawTruth(at, seen) {
   const missed = [];
   truth.query(...seen, (j) => {
-    if (!comparison.taken[j] && !ignore[j] && state.classOn[data.truth.classes[j]]) missed.push(j);
+    const isFound = comparison.takenBy[j] >= 0 && comparison.takenBy[j] < limit;
+    if (!isFound && !ignore[j] && state.classOn[data.truth.classes[j]]) missed.push(j);
   });
-  strokeBoxes(truth, missed, at, MISSED_COLOR, missed.length < 2500, [5, 3]);
+  if (missed.length > FEW) plotBoxes(truth, new Map([[MISSED_COLOR, missed]]), at);
+  else strokeBoxes(truth, missed, at, MISSED_COLOR, [5, 3]);
 }
 
 /** Boxes of one colour in one stroke; dots where they are too small for a frame. */
-function strokeBoxes(index, members, at, color, hasRim, dash) {
+function strokeBoxes(index, members, at, color, dash) {
   const b = index.boxes, dots = [];
   pen.beginPath();
   for (const i of members) {
@@ -79,13 +83,38 @@ function strokeBoxes(index, members, at, color, hasRim, dash) {
     if (w < 3 && h < 3) dots.push(x, y, w, h); else pen.rect(x, y, w, h);
   }
   pen.setLineDash(dash);
-  if (hasRim) { pen.strokeStyle = "rgba(0,0,0,.55)"; pen.lineWidth = 3.5; pen.stroke(); }
-  pen.strokeStyle = color; pen.lineWidth = hasRim ? 1.8 : 1.2; pen.stroke();
+  pen.strokeStyle = "rgba(0,0,0,.55)"; pen.lineWidth = 3.5; pen.stroke();
+  pen.strokeStyle = color; pen.lineWidth = 1.8; pen.stroke();
   pen.setLineDash([]);
   pen.fillStyle = color;
   for (let k = 0; k < dots.length; k += 4) {
     pen.fillRect(dots[k] + dots[k + 2] / 2 - 1.2, dots[k + 1] + dots[k + 3] / 2 - 1.2, 2.4, 2.4);
   }
+}
+
+/** Any number of boxes as frames of one pixel, written into a pixel buffer. */
+function plotBoxes(index, groups, at) {
+  const w = scratch.width = overlay.width, h = scratch.height = overlay.height;
+  const context = scratch.getContext("2d"), picture = context.createImageData(w, h);
+  const pixels = new Uint32Array(picture.data.buffer), b = index.boxes;
+  const ratio = window.devicePixelRatio || 1, scale = at.scale * ratio, dx = at.x * ratio, dy = at.y * ratio;
+  for (const [color, members] of groups) {
+    const rgb = parseInt(color.slice(1), 16);  // little-endian ABGR
+    const value = (0xff000000 | ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16)) >>> 0;
+    for (const i of members) {
+      const x1 = Math.round(b[4 * i] * scale + dx), y1 = Math.round(b[4 * i + 1] * scale + dy);
+      const x2 = Math.max(x1 + 1, Math.round(b[4 * i + 2] * scale + dx));
+      const y2 = Math.max(y1 + 1, Math.round(b[4 * i + 3] * scale + dy));
+      const left = Math.max(0, x1), right = Math.min(w - 1, x2), top = Math.max(0, y1), bottom = Math.min(h - 1, y2);
+      if (left > right || top > bottom) continue;
+      if (y1 >= 0) pixels.fill(value, y1 * w + left, y1 * w + right + 1);
+      if (y2 < h) pixels.fill(value, y2 * w + left, y2 * w + right + 1);
+      if (x1 >= 0) for (let y = top; y <= bottom; y++) pixels[y * w + x1] = value;
+      if (x2 < w) for (let y = top; y <= bottom; y++) pixels[y * w + x2] = value;
+    }
+  }
+  context.putImageData(picture, 0, 0);
+  pen.drawImage(scratch, 0, 0, w / ratio, h / ratio);
 }
 
 function drawLabels(members, at) {

@@ -17,7 +17,7 @@ const state = {
   boxes: true, heat: false, compare: false, selected: -1,
 };
 let limit = 0;          // detections are sorted by score: those before `limit` reach the threshold
-let comparison = null;  // outcome of each detection and truth box at the current filter
+let comparison = null;  // made when it is first wanted
 let heatPicture = null;
 const isShown = (i) => i < limit && state.classOn[classes[i]];
 
@@ -47,7 +47,7 @@ function refilter() {
   limit = scores.findIndex((s) => s < state.threshold);
   if (limit < 0) limit = scores.length;
   heatPicture = null;
-  comparison = state.compare ? compareWithTruth(found, classes, isShown, truth, data.truth.classes, ignore) : null;
+  if (state.compare) comparison ??= compareWithTruth(found, classes, truth, data.truth.classes, ignore);
   if (state.selected >= 0 && !isShown(state.selected)) state.selected = -1;
   showCounts();
   showComparison();
@@ -75,7 +75,11 @@ function showComparison() {
   $("comparison").hidden = !state.compare;
   if (!state.compare) return;
   let right = 0, wrong = 0, objects = 0;
-  for (const o of comparison.outcome) { right += o === OUTCOME.right; wrong += o === OUTCOME.wrong; }
+  for (let i = 0; i < limit; i++) {
+    if (!state.classOn[classes[i]]) continue;
+    right += comparison.outcome[i] === OUTCOME.right;
+    wrong += comparison.outcome[i] === OUTCOME.wrong;
+  }
   for (let j = 0; j < truth.length; j++) objects += !ignore[j] && state.classOn[data.truth.classes[j]] ? 1 : 0;
   $("num-right").textContent = number(right);
   $("num-wrong").textContent = number(wrong);
@@ -125,7 +129,7 @@ function showDetails() {
     ["size", `${number(Math.round(x2 - x1))} × ${number(Math.round(y2 - y1))} px`],
     ["cut by a tile", truncated.has(i) ? "yes" : "no"],
   ];
-  if (comparison) rows.push(["against truth", ["–", "right", "wrong", "ignored"][comparison.outcome[i]]]);
+  if (state.compare) rows.push(["against truth", ["", "right", "wrong", "ignored"][comparison.outcome[i]]]);
   const table = document.createElement("table");
   for (const [name, value] of rows) {
     const row = table.insertRow(), head = document.createElement("th");

@@ -227,8 +227,8 @@ class DefaultTrainer(TrainerBase):
         Args:
             cfg: the config.
             model: with its weights.
-            evaluators: one, or one per dataset; None calls `build_evaluator`. A trainer without that
-                method warns and gives {}.
+            evaluators: one, or one per dataset; None calls `build_evaluator`; a trainer without
+                that method warns and gives {}.
 
         Returns:
             the result of the dataset, or dataset -> result if there are several.

@@ -1,0 +1,59 @@
+"""Photos as a whole: sizes, channel order, order of the results."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from sparsenet.config import add_sparsenet_config
+from sparsenet.errors import ImageReadError
+from sparsenet.gigapixel.photo_predictor import PhotoPredictor
+from sparsenet.tiling.reader import ArrayReader
+
+
+class WholeImage(nn.Module):
+    """Three boxes in full-image pixels; remembers what it saw."""
+
+    def forward(self, batch):
+        (self.item,) = batch
+        size = (self.item["height"], self.item["width"])
+        boxes = torch.tensor([[0.0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 4, 4]])
+        found = Instances(size, pred_boxes=Boxes(boxes))
+        found.scores = torch.tensor([0.3, 0.01, 0.8])
+        found.pred_classes = torch.tensor([0, 0, 1])
+        return [{"instances": found}]
+
+
+def config(image_format):
+    cfg = get_cfg()
+    add_sparsenet_config(cfg)
+    cfg.INPUT.FORMAT = image_format
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 60, 90
+    return cfg
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_the_photo_is_resized_and_ordered(image_format):
+    image = np.zeros((100, 200, 3), dtype=np.uint8)
+    image[..., 0] = 200  # red
+    model = WholeImage().train()
+    result = PhotoPredictor(config(image_format), model, ("a", "b"))(image)
+    assert not model.training
+    assert tuple(model.item["image"].shape) == (3, 45, 90)  # the longer side is limited
+    assert (model.item["height"], model.item["width"]) == (100, 200)
+    red = {"RGB": 0, "BGR": 2}[image_format]
+    assert model.item["image"][red].min() == 200
+    found = result.detections
+    np.testing.assert_allclose(found.scores, [0.8, 0.3])  # best first, above 0.05
+    assert found.boxes_xyxy[0].tolist() == [2, 2, 4, 4]
+    assert not found.truncated.any()
+    assert (result.num_tiles, result.num_tile_pixels) == (1, 45 * 90)
+
+
+def test_a_gigapixel_image_needs_tiles():
+    row = np.zeros((1, 1, 3), dtype=np.uint8)
+    reader = ArrayReader(np.broadcast_to(row, (20_000, 20_000, 3)))
+    with pytest.raises(ImageReadError, match=r"TEST\.TILE\.ENABLED"):
+        PhotoPredictor(config("RGB"), WholeImage())(reader)
