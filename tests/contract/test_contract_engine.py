@@ -30,9 +30,7 @@ from detectron2.engine import (
     hooks,
     launch,
 )
-from detectron2.evaluation import (
-    COCOEvaluator,
-)
+from detectron2.evaluation import COCOEvaluator
 
 import sparsenet
 

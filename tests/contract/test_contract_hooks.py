@@ -4,12 +4,8 @@ import math
 
 import pytest
 import torch
-from contract.engine_cases import (
-    make_trainer,
-)
-from detectron2.engine import (
-    hooks,
-)
+from contract.engine_cases import make_trainer
+from detectron2.engine import hooks
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.param_scheduler import LinearParamScheduler
 

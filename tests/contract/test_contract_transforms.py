@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from contract.data_cases import make_image
-from detectron2.data import (
-    detection_utils,
-)
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from PIL import Image

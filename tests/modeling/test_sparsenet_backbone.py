@@ -219,3 +219,19 @@ def test_a_nano_detector_stays_small(local_module):
     cfg.MODEL.FPN.OUT_CHANNELS = 96
     num_parameters = sum(p.numel() for p in build_backbone(cfg).parameters())
     assert 1.2e6 < num_parameters < 2.2e6
+
+
+@pytest.mark.parametrize(
+    "local_module, size, expected",
+    [
+        ("attention", "nano", 1_541_482),
+        ("attention", "tiny", 33_916_414),
+        ("conv", "nano", 1_462_116),
+        ("conv", "tiny", 13_156_164),
+        ("ls", "nano", 1_334_752),
+        ("ls", "tiny", 8_342_620),
+    ],
+)
+def test_number_of_parameters(local_module, size, expected):
+    """Shipped weights depend on the shapes: a change here needs a conversion of checkpoints."""
+    assert sum(p.numel() for p in _net(local_module, size=size).parameters()) == expected

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}
 # The JPEG format stores sides in 16 bits and libjpeg stops at 65,500.
 _MAX_JPEG_SIDE = 65_500
+_CHUNK = 1 << 20  # bytes given to the encoder at once
 _SHEET_WIDTH = 1600
 _CROP_SIDE = 160
 _CROP_ROWS = 4
@@ -189,21 +194,47 @@ def _write_bands(composer: SceneComposer, path: Path, name: str, quiet: bool) ->
 
 
 def _encode(raw: Path, size: tuple[int, int], path: Path, quality: int, quiet: bool) -> str:
+    """Writes the raw pixels as the format of the suffix of ``path``."""
     vips = import_pyvips()
-    image = vips.Image.rawload(str(raw), size[1], size[0], 3).copy(interpretation="srgb")
 
     def save(part: Path) -> None:
-        if path.suffix == SUFFIXES["tiff"]:
-            save_pyramid(image, part, quality)
-        else:
-            image.jpegsave(str(part), Q=quality)
+        with _streamed(raw, size) as descriptor:
+            source = vips.Source.new_from_descriptor(descriptor)
+            image = vips.Image.new_from_source(source, "", access="sequential")
+            with show_progress(image, f"write {path.name}", quiet):
+                if path.suffix == SUFFIXES["tiff"]:
+                    save_pyramid(image, part, quality)
+                else:
+                    image.jpegsave(str(part), Q=quality)
 
-    with show_progress(image, f"write {path.name}", quiet):
-        try:
-            write_atomically(path, save)
-        except vips.Error as error:
-            raise OSError(f"{path.name}: {error}") from error
+    try:
+        write_atomically(path, save)
+    except vips.Error as error:
+        raise OSError(f"{path.name}: {error}") from error
     return path.name
+
+
+@contextmanager
+def _streamed(raw: Path, size: tuple[int, int]) -> Iterator[int]:
+    """A descriptor that delivers the raw pixels as a PPM image.
+
+    Opened by its name, libvips would map the whole file, which counts as memory of the process.
+    """
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        # The reader closes early only when it failed, which it reports itself.
+        with suppress(BrokenPipeError), open(raw, "rb") as stream, open(writing, "wb") as pipe:
+            pipe.write(f"P6 {size[1]} {size[0]} 255\n".encode())
+            shutil.copyfileobj(stream, pipe, _CHUNK)
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        feeder.join()
 
 
 def _overview(pixels: RawPixels, annotations: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -130,7 +130,8 @@ def pool_windows(x: Tensor, grid: WindowGrid, cell_mask: Tensor | None = None) -
     """
     if cell_mask is None:
         return _mean_in_map(x, grid.window_size)
-    share = _mean_in_map(cell_mask.to(x.dtype), grid.window_size)  # (B, rows, columns, 1)
+    cell_mask = cell_mask.to(x.dtype)
+    share = _mean_in_map(cell_mask, grid.window_size)  # (B, rows, columns, 1)
     return _mean_in_map(x * cell_mask, grid.window_size) / share.clamp_min(1e-6)
 
 
