@@ -32,6 +32,7 @@ from sparsenet.data.scene_layout import (
 )
 from sparsenet.data.scene_paving import DrawnGround, Road
 from sparsenet.data.scene_pen import sprite_size
+from sparsenet.data.scene_pixels import PixelFile
 from sparsenet.data.scene_recipe import SceneRecipe, make_scenes
 from sparsenet.data.scene_scenery import SCENERY_KINDS, draw_scenery
 from sparsenet.data.scene_vehicles import KINDS, VIEWS, draw_vehicle, vehicle_aspect
@@ -399,6 +400,18 @@ def test_photo_ground_is_seamless_and_the_same_in_any_bands(sources):
 
 
 # --- files and command line -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 5), (16, 7), (100, 33)])
+def test_pixel_file_is_a_readable_image(tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+    file = PixelFile(tmp_path / "p.tif", size)
+    assert sum(file.write(np.array_split(pixels, min(3, size[0])))) == size[0]
+    image = pyvips.Image.new_from_file(str(file.path), access="sequential", fail_on="warning")
+    np.testing.assert_array_equal(image.numpy(), pixels)
+    assert image.interpretation == "srgb"
+    np.testing.assert_array_equal(file.rows(0, 99_999), pixels)
+    np.testing.assert_array_equal(file.rows(size[0] // 2, size[0]), pixels[size[0] // 2 :])
 
 
 def read_all(folder):

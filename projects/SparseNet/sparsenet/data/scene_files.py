@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from tqdm import tqdm
 
 from sparsenet.data.file_output import save_pyramid, show_progress, write_atomically, write_text
 from sparsenet.data.scene import CATEGORIES, SceneComposer, TruthOptions
+from sparsenet.data.scene_pixels import PixelFile
 from sparsenet.errors import ConfigError, OutputError
 from sparsenet.tiling.vips_reader import import_pyvips
 
@@ -28,7 +24,6 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}
 # The JPEG format stores sides in 16 bits and libjpeg stops at 65,500.
 _MAX_JPEG_SIDE = 65_500
-_CHUNK = 1 << 20  # bytes given to the encoder at once
 _SHEET_WIDTH = 1600
 _CROP_SIDE = 160
 _CROP_ROWS = 4
@@ -66,7 +61,7 @@ def write_scene(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Composes a scene; writes ``stem.jpg`` and/or ``stem.tif`` and ``stem_contact_sheet.jpg``.
 
-    The pixels go through a temporary raw file beside the output, so that memory stays at a few
+    The pixels go through a temporary file beside the output, so that memory stays at a few
     bands and both formats come from the same pixels.
 
     Args:
@@ -89,14 +84,14 @@ def write_scene(
     sheet_path = stem.with_name(stem.name + "_contact_sheet.jpg")
     try:
         with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".compose-") as folder:
-            raw = Path(folder) / "pixels.raw"
-            _write_bands(composer, raw, stem.name, quiet)
+            pixels = PixelFile(Path(folder) / "pixels.tif", composer.size)
+            _write_bands(composer, pixels, stem.name, quiet)
             annotations = composer.truth(truth)
             names = [
-                _encode(raw, composer.size, stem.with_suffix(SUFFIXES[f]), quality, quiet)
+                _encode(pixels, stem.with_suffix(SUFFIXES[f]), quality, quiet)
                 for f in sorted(formats, reverse=True)
             ]
-            write_picture(sheet_path, contact_sheet(RawPixels(raw, composer.size), annotations))
+            write_picture(sheet_path, contact_sheet(pixels, annotations))
     except OSError as error:
         raise OutputError(
             f"The scene must be written to {stem.parent}, which failed: {error}. Free space there "
@@ -141,25 +136,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda part: part.write_bytes(encoded.tobytes()))
 
 
-@dataclass(frozen=True)
-class RawPixels:
-    """A file of RGB rows.
-
-    Args:
-        path: The file.
-        size: ``(height, width)`` in pixels.
-    """
-
-    path: Path
-    size: tuple[int, int]
-
-    def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Some rows, mapped anew: the pages of a mapping that is kept count as our memory."""
-        shape = (min(bottom, self.size[0]) - top, self.size[1], 3)
-        return np.memmap(self.path, np.uint8, "r", offset=top * self.size[1] * 3, shape=shape)
-
-
-def contact_sheet(pixels: RawPixels, annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+def contact_sheet(pixels: PixelFile, annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     """An overview with all boxes above rows of single objects, uint8 RGB.
 
     Red boxes are persons, blue ones vehicles, yellow ones ignored.
@@ -182,62 +159,34 @@ def contact_sheet(pixels: RawPixels, annotations: Sequence[dict[str, Any]]) -> n
     return np.concatenate(rows)
 
 
-def _write_bands(composer: SceneComposer, path: Path, name: str, quiet: bool) -> None:
-    height = composer.size[0]
-    with (
-        open(path, "wb") as stream,
-        tqdm(total=height, desc=f"compose {name}", unit="row", disable=quiet, leave=False) as bar,
-    ):
-        for band in composer.bands():
-            stream.write(np.ascontiguousarray(band).data)
-            bar.update(len(band))
+def _write_bands(composer: SceneComposer, pixels: PixelFile, name: str, quiet: bool) -> None:
+    with tqdm(
+        total=pixels.size[0], desc=f"compose {name}", unit="row", disable=quiet, leave=False
+    ) as bar:
+        for rows in pixels.write(composer.bands()):
+            bar.update(rows)
 
 
-def _encode(raw: Path, size: tuple[int, int], path: Path, quality: int, quiet: bool) -> str:
-    """Writes the raw pixels as the format of the suffix of ``path``."""
+def _encode(pixels: PixelFile, path: Path, quality: int, quiet: bool) -> str:
+    """Writes the pixels in the format of the suffix of ``path``; returns its name."""
     vips = import_pyvips()
+    image = vips.Image.new_from_file(str(pixels.path), access="sequential")
 
     def save(part: Path) -> None:
-        with _streamed(raw, size) as descriptor:
-            source = vips.Source.new_from_descriptor(descriptor)
-            image = vips.Image.new_from_source(source, "", access="sequential")
-            with show_progress(image, f"write {path.name}", quiet):
-                if path.suffix == SUFFIXES["tiff"]:
-                    save_pyramid(image, part, quality)
-                else:
-                    image.jpegsave(str(part), Q=quality)
+        if path.suffix == SUFFIXES["tiff"]:
+            save_pyramid(image, part, quality)
+        else:
+            image.jpegsave(str(part), Q=quality)
 
-    try:
-        write_atomically(path, save)
-    except vips.Error as error:
-        raise OSError(f"{path.name}: {error}") from error
+    with show_progress(image, f"write {path.name}", quiet):
+        try:
+            write_atomically(path, save)
+        except vips.Error as error:
+            raise OSError(f"{path.name}: {error}") from error
     return path.name
 
 
-@contextmanager
-def _streamed(raw: Path, size: tuple[int, int]) -> Iterator[int]:
-    """A descriptor that delivers the raw pixels as a PPM image.
-
-    Opened by its name, libvips would map the whole file, which counts as memory of the process.
-    """
-    reading, writing = os.pipe()
-
-    def feed() -> None:
-        # The reader closes early only when it failed, which it reports itself.
-        with suppress(BrokenPipeError), open(raw, "rb") as stream, open(writing, "wb") as pipe:
-            pipe.write(f"P6 {size[1]} {size[0]} 255\n".encode())
-            shutil.copyfileobj(stream, pipe, _CHUNK)
-
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        feeder.join()
-
-
-def _overview(pixels: RawPixels, annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+def _overview(pixels: PixelFile, annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     step = max(1, pixels.size[1] // _SHEET_WIDTH)
     chunk = 64 * step
     parts = [
@@ -260,7 +209,7 @@ def _spread(annotations: list[dict[str, Any]], count: int) -> list[dict[str, Any
     return [annotations[i] for i in np.linspace(0, len(annotations) - 1, count).astype(int)]
 
 
-def _crop(pixels: RawPixels, annotation: dict[str, Any]) -> np.ndarray:
+def _crop(pixels: PixelFile, annotation: dict[str, Any]) -> np.ndarray:
     x, y, w, h = annotation["bbox"]
     side = int(max(w, h) * 1.3) + 2
     x1, y1 = max(0, x + w // 2 - side // 2), max(0, y + h // 2 - side // 2)

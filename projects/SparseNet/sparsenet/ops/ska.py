@@ -5,6 +5,7 @@ Every position has its own k × k kernels; kernel g serves the channels g, g + G
 gives both gradients.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,8 +45,8 @@ def ska_channels_last(grown: Tensor, weight: Tensor) -> Tensor:
     out = None
     for tap, kernel in enumerate(taps):
         top, left = divmod(tap, side)
-        product = x[:, top : top + height, left : left + width] * kernel
-        out = product if out is None else out + product
+        cells = x[:, top : top + height, left : left + width]
+        out = cells * kernel if out is None else torch.addcmul(out, cells, kernel)
     assert out is not None, "a kernel has at least one tap"
     return out.flatten(-2)  # (A, H, W, C)
 

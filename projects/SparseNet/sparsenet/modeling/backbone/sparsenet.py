@@ -261,13 +261,22 @@ def build_sparsenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SparseNet:
 def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Builds the backbone with Detectron2's FPN: stage0 … stage3 become p2 … p5; p6 is a pooled p5.
 
-    Without "stage3" among ``MODEL.SPARSENET.OUT_FEATURES`` there is neither p5 nor p6.
+    The stages are those of ``MODEL.FPN.IN_FEATURES``, or of ``MODEL.SPARSENET.OUT_FEATURES`` where that
+    is empty. Without "stage3" there is neither p5 nor p6.
+
+    Raises:
+        ConfigError: If the FPN asks for a stage that the backbone does not put out.
     """
-    node = cfg.MODEL.FPN
-    has_p5 = "stage3" in cfg.MODEL.SPARSENET.OUT_FEATURES
+    node, stages = cfg.MODEL.FPN, list(cfg.MODEL.SPARSENET.OUT_FEATURES)
+    in_features = list(node.IN_FEATURES) or stages
+    if not set(in_features) <= set(stages):
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES must be among MODEL.SPARSENET.OUT_FEATURES {stages}, got {in_features}."
+        )
+    has_p5 = "stage3" in in_features
     return FPN(
         bottom_up=SparseNet(cfg, input_shape),
-        in_features=list(cfg.MODEL.SPARSENET.OUT_FEATURES),
+        in_features=in_features,
         out_channels=node.OUT_CHANNELS,
         norm=node.NORM,
         top_block=LastLevelMaxPool() if has_p5 else None,
@@ -327,7 +336,7 @@ def _build_blocks(
                     expansion=spec.expansion,
                     drop_path=rate,
                     window_size=window_size,
-                    halo=window_size // 2 if is_odd else 0,
+                    halo=_attention_halo(window_size) if is_odd else 0,
                 )
             elif local_module == "ls":
                 block = LSBlock(channels, spec.expansion, rate, is_odd)
@@ -336,6 +345,11 @@ def _build_blocks(
             blocks.append(block)
         stages.append(blocks)
     return stages
+
+
+def _attention_halo(window_size: int) -> int:
+    """A quarter of a window: half a window (Swin's shift) costs 2 to 3 times as many keys."""
+    return max(1, (window_size + 1) // 4)
 
 
 def _init_weights(module: nn.Module) -> None:
