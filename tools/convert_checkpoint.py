@@ -4,7 +4,7 @@
     python tools/convert_checkpoint.py output/run/model_final.pth weights.pth --half \\
         --class-names person vehicle
 
-Half-precision files load into full-precision models (:func:`sparsenet.modeling.checkpoint.load_weights`).
+Half-precision files load into full-precision models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--half", action="store_true", help="store float32 tensors as float16")
-    parser.add_argument("--class-names", nargs="+", default=[], help="stored for demos without data")
+    parser.add_argument(
+        "--class-names", nargs="+", default=[], help="stored for demos without data"
+    )
     parser.add_argument("--trust-checkpoint", action="store_true", help="allow pickles as input")
     args = parser.parse_args(argv)
     try:
@@ -43,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     torch.save(content, temporary)
     os.replace(temporary, args.output)
     count = sum(tensor.numel() for tensor in state.values())
-    print(f"{args.output}: {len(state)} tensors, {count:,} values, {args.output.stat().st_size:,} bytes")
+    print(
+        f"{args.output}: {len(state)} tensors, {count:,} values, {args.output.stat().st_size:,} B"
+    )
     return 0
 
 

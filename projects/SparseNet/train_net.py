@@ -5,8 +5,8 @@
     python projects/SparseNet/train_net.py --config-file … --eval-only MODEL.WEIGHTS model.pth
     python projects/SparseNet/train_net.py --num-gpus 0 --config-file … --resume
 
-The command line is Detectron2's. Without a GPU, ``--num-gpus 0`` runs one process and ``--num-gpus N``
-runs N processes that talk through gloo.
+The command line is Detectron2's. Without a GPU, ``--num-gpus 0`` runs one process and
+``--num-gpus N`` runs N processes that talk through gloo.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import difflib
 import sys
 
-import sparsenet  # noqa: F401  (makes detectron2 importable)
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -25,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
+import sparsenet  # noqa: F401  (makes detectron2 importable)
 from sparsenet.config import load_config
 from sparsenet.data import register_coco_files
 from sparsenet.engine import SafeCheckpointer, Trainer
@@ -87,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
-        help="allow weights that are pickles, such as Detectron2's .pkl files; they can run any code",
+        help="allow weights that are pickles, such as Detectron2's .pkl; they can run any code",
     )
     return parser.parse_args(argv)
 

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "projects" / "SparseNet" / "spar
 LEVELS = {
     "errors": 0, "ops": 0, "tiling": 0, "layers": 1, "config": 1,
     "modeling.backbone": 2, "modeling.head": 2, "modeling.losses": 2,
-    "modeling.meta_arch": 3, "modeling.checkpoint": 3, "modeling": 3,
+    "modeling.meta_arch": 3, "modeling.checkpoint": 3,
+    "modeling.trained_model": 3, "modeling": 3,
     "gigapixel": 4, "evaluation": 4, "data": 4,
     "engine": 5, "analysis": 5, "embedding": 5, "export": 5,
 }  # fmt: skip
@@ -18,7 +19,8 @@ SIBLINGS = {
     ("tiling", "errors"),
     ("ops", "errors"),
     ("modeling", "modeling.meta_arch"),
-    ("modeling", "modeling.checkpoint"),
+    ("modeling.trained_model", "modeling"),
+    ("modeling.trained_model", "modeling.checkpoint"),
     ("evaluation", "data"),
     ("modeling.head", "modeling.losses"),
 }

@@ -30,7 +30,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, (x, y) in enumerate([(100, 100), (400, 200), (700, 500), (250, 550)]):
         pixels[y : y + 90, x : x + 40] = 230
         annotations.append(
-            {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": [x, y, 40, 90], "area": 3600, "iscrowd": 0}
+            {
+                "id": i + 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [x, y, 40, 90],
+                "area": 3600,
+                "iscrowd": 0,
+            }
         )
     pyvips.Image.new_from_array(pixels).tiffsave(str(folder / "a.tif"), tile=True, pyramid=True)
     content = {
@@ -49,7 +56,11 @@ def train_net(scene: Path, output: Path, *arguments: str, opts: tuple[str, ...] 
         *arguments, "DATASETS.COCO_FILES", files, "DATASETS.TRAIN", "('e2e',)",
         "DATASETS.TEST", "('e2e',)", "OUTPUT_DIR", str(output), *SMALL, *opts,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects/SparseNet"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "projects/SparseNet"),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -59,7 +70,9 @@ def test_train_resume_and_evaluate(scene: Path, tmp_path: Path) -> None:
     first = train_net(scene, tmp_path, "--num-gpus", "0", opts=("SOLVER.MAX_ITER", "2"))
     assert first.returncode == 0, first.stdout + first.stderr
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    second = train_net(scene, tmp_path, "--num-gpus", "0", "--resume", opts=("SOLVER.MAX_ITER", "4"))
+    second = train_net(
+        scene, tmp_path, "--num-gpus", "0", "--resume", opts=("SOLVER.MAX_ITER", "4")
+    )
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Starting training from iteration 2" in second.stdout + second.stderr
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]

@@ -38,7 +38,8 @@ def test_full_model_clipping_bounds_one_common_norm() -> None:
     optimizer = build_optimizer(
         cfg("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", "0.0", "SOLVER.WEIGHT_DECAY", "0.0",
             "SOLVER.BACKBONE_MULTIPLIER", "1.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True",
-            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.5"),
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model",
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.5"),
         model,
     )  # fmt: skip
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import sparsenet  # noqa: F401
 import torch
 from torch import nn
 
+import sparsenet  # noqa: F401
 from sparsenet.engine.checkpoint import SafeCheckpointer
 from sparsenet.errors import CheckpointError
 

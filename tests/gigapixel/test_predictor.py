@@ -1,4 +1,5 @@
 import logging
+import math
 import threading
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch import nn
 
 from sparsenet.errors import CheckpointError, ConfigError, ImageReadError
 from sparsenet.gigapixel import GigapixelPredictor, TileOptions
-from sparsenet.gigapixel.tile_batch import reaches_seam
-from sparsenet.tiling import ArrayReader, TileGrid
+from sparsenet.gigapixel.tile_batch import reaches_seam, tile_detections
+from sparsenet.tiling import ArrayReader, Tile, TileGrid, Window
 
 SIZE = (700, 900)
 TILE = TileOptions(size=128, overlap=48, downsamples=(1,), batch_size=4)
@@ -426,3 +427,20 @@ def test_detection_without_weights_is_refused(tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match="does not exist"):
         GigapixelPredictor.from_cfg(cfg)
+
+
+def test_sizes_are_left_to_the_downsample_that_is_good_for_them() -> None:
+    options = TileOptions(downsamples=(2, 8), object_size_range=(14.0, 200.0))
+    assert options.side_limits(2) == (0.0, 200.0)  # the finest keeps small ones
+    assert options.side_limits(8) == (14.0, math.inf)  # the coarsest keeps large ones
+    tile = Tile(0, 0, Window(0, 0, 2048, 2048), 8, (False, False, False, False))
+    instances = Instances(
+        (256, 256),
+        pred_boxes=Boxes(torch.tensor([[0.0, 0, 5, 13], [0, 0, 5, 15], [0, 0, 250, 250]])),
+        scores=torch.full((3,), 0.9),
+        pred_classes=torch.zeros(3, dtype=torch.int64),
+    )
+    kept = tile_detections(instances, tile, 0, options, image_size=(2048, 2048))
+    assert kept.boxes_xyxy[:, 3].tolist() == [120.0, 2000.0]
+    with pytest.raises(ConfigError, match="OBJECT_SIZE_RANGE"):
+        TileOptions(object_size_range=(20.0, 10.0))

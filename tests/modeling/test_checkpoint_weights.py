@@ -64,7 +64,9 @@ def test_pickles_need_trust(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     torch.save({"model": model().state_dict(), "extra": Payload()}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="--trust-checkpoint"):
         read_checkpoint(tmp_path / "w.pth")
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {"a": torch.ones(1).numpy()}, "x": Payload()}))
+    (tmp_path / "w.pkl").write_bytes(
+        pickle.dumps({"model": {"a": torch.ones(1).numpy()}, "x": Payload()})
+    )
     with pytest.raises(CheckpointError, match="--trust-checkpoint"):
         read_checkpoint(tmp_path / "w.pkl")
     assert "code ran" not in capsys.readouterr().out

@@ -23,7 +23,9 @@ def test_weights_only_in_half_precision(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "b.pth", weights_only=True)
     assert sorted(content) == ["class_names", "model"]
     assert content["class_names"] == ["cat", "dog"]
-    assert content["model"]["w"].dtype == torch.float16 and content["model"]["n"].dtype == torch.int64
+    assert (
+        content["model"]["w"].dtype == torch.float16 and content["model"]["n"].dtype == torch.int64
+    )
     assert torch.equal(content["model"]["w"].float(), state["w"].half().float())
 
 

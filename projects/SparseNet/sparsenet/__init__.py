@@ -36,8 +36,9 @@ def _select_detectron2() -> str:
         return "real"
     if choice == "real":
         raise MissingDependencyError(
-            "SPARSENET_DETECTRON2=real needs the real Detectron2, which is not installed. Install it with "
-            "`pip install --no-build-isolation 'sparsenet[detectron2]'` or unset the variable."
+            "SPARSENET_DETECTRON2=real needs the real Detectron2, which is not installed. "
+            "Install it with `pip install --no-build-isolation 'sparsenet[detectron2]'` "
+            "or unset the variable."
         )
     if _LITE_PATH not in sys.path:
         sys.path.append(_LITE_PATH)

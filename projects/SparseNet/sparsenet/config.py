@@ -31,7 +31,9 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     if config_file:
         _merge_file(cfg, Path(config_file))
     if len(opts) % 2:
-        raise ConfigError(f"Overrides must be KEY VALUE pairs, got {len(opts)} words: {list(opts)}.")
+        raise ConfigError(
+            f"Overrides must be KEY VALUE pairs, got {len(opts)} words: {list(opts)}."
+        )
     for key, value in zip(opts[::2], opts[1::2]):
         _merge_pair(cfg, key, value)
     return cfg
@@ -39,7 +41,9 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
 
 def _merge_file(cfg: CN, path: Path) -> None:
     if not path.is_file():
-        raise ConfigError(f"The config file must exist, got {str(path)!r}. See the folder configs/.")
+        raise ConfigError(
+            f"The config file must exist, got {str(path)!r}. See the folder configs/."
+        )
     try:
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
@@ -59,7 +63,7 @@ def _explain(cfg: CN, error: Exception, key: str = "") -> str:
     key = key or text.rsplit(" ", 1)[-1]
     known = list(_leaf_keys(cfg))
     if key in known:
-        return f"the value does not fit the key: {text}. Write 1.0 for a float key, (1, 2) for a tuple."
+        return f"the value does not fit: {text}. Write 1.0 for a float, (1, 2) for a tuple."
     near = difflib.get_close_matches(key, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{text}.{hint}"
@@ -165,11 +169,16 @@ def _add_tiles(cfg: CN) -> None:
     node.DOWNSAMPLES = (1,)  # full-image pixels per tile pixel; several run in one pass
     node.BATCH_SIZE = 16
     node.SCORE_THRESHOLD = 0.05  # detections below it are dropped before merging
+    # Longer side, tile pixels: smaller boxes are left to a finer downsample of the run, larger
+    # ones to a coarser. The finest and the coarsest keep theirs.
+    node.OBJECT_SIZE_RANGE = (0.0, 1e9)
     node.MERGE_IOU = 0.5  # box suppression between detections of one class
     node.MERGE_CONTAINMENT = 0.7  # share of a truncated box inside a whole one that removes it
     node.MAX_PIXELS = 20_000_000_000  # larger images are refused from their header
     node.MAX_DETECTIONS = 10_000  # kept per image, best first
-    cfg.TEST.REPORT_THRESHOLD = 0.4  # score at which precision, recall, duplicates and counts are told
+    cfg.TEST.REPORT_THRESHOLD = (
+        0.4  # score at which precision, recall, duplicates and counts are told
+    )
 
 
 def _add_test_time_augmentation(cfg: CN) -> None:

@@ -1,6 +1,6 @@
 """Errors that users meet. Each message says what must hold, what came, and what to do.
 
-Every class also derives from the built-in a caller would expect, so that either family can be caught.
+Every class also derives from the built-in that a caller would expect, so that either can be caught.
 """
 
 

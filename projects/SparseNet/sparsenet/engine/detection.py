@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 
-import sparsenet.modeling  # noqa: F401  (registers the models)
-from sparsenet.errors import ConfigError, ImageReadError
+from sparsenet.errors import ImageReadError
 from sparsenet.gigapixel.exports import make_folder
 from sparsenet.gigapixel.image_files import find_images, result_folders
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
-from sparsenet.gigapixel.predictor import GigapixelPredictor, GigapixelResult
+from sparsenet.gigapixel.predictor import (
+    GigapixelPredictor,
+    GigapixelResult,
+    dataset_classes,
+)
 from sparsenet.gigapixel.report import ReportOptions, save_report
-from sparsenet.modeling.checkpoint import copy_state, read_checkpoint
+from sparsenet.modeling.trained_model import build_trained_model
 from sparsenet.tiling.reader import ImageReader, open_image
 
 logger = logging.getLogger(__name__)
@@ -51,27 +52,10 @@ def build_predictor(cfg: CfgNode, *, trust_checkpoint: bool = False) -> Predicto
         ConfigError: If ``MODEL.WEIGHTS`` is empty.
         CheckpointError: If the weights cannot be read safely or fit nothing.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "Detection needs trained weights, and MODEL.WEIGHTS is empty. Name a file: "
-            "--opts MODEL.WEIGHTS path."
-        )
-    checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
-    model = build_model(cfg)
-    report = copy_state(model, checkpoint["model"], source=cfg.MODEL.WEIGHTS)
-    logger.info("Weights of %s: %s", cfg.MODEL.WEIGHTS, report)
-    class_names = tuple(checkpoint.get("class_names", ())) or _dataset_classes(cfg)
+    model, class_names = build_trained_model(cfg, trust_checkpoint=trust_checkpoint)
     if cfg.TEST.TILE.ENABLED:
         return GigapixelPredictor.from_cfg(cfg, model, class_names=class_names)
-    return PhotoPredictor(cfg, model, class_names)
-
-
-def _dataset_classes(cfg: CfgNode) -> tuple[str, ...]:
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        classes = MetadataCatalog.get(name).get("thing_classes", None)
-        if classes:
-            return tuple(classes)
-    return ()
+    return PhotoPredictor(cfg, model, class_names or dataset_classes(cfg))
 
 
 def detect_files(

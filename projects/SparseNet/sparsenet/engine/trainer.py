@@ -95,7 +95,7 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
-        """Evaluates on every dataset of ``DATASETS.TEST``, tile by tile where ``TEST.TILE`` says so.
+        """Evaluates on the datasets of ``DATASETS.TEST``, in tiles where ``TEST.TILE`` says so.
 
         Returns:
             Metrics of the dataset, or of each dataset by name where there are several.

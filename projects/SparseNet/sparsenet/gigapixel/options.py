@@ -21,6 +21,9 @@ class TileOptions:
         downsamples: Full-image pixels per tile pixel; all of them run in one pass over the file.
         batch_size: Tiles per call of the model.
         score_threshold: Detections below it are dropped before merging.
+        object_size_range: Longer side of the boxes that a downsample is good for. Smaller ones are
+            left to a finer downsample, larger ones to a coarser; the finest and the coarsest keep
+            theirs.
         merge_iou: See ``merge_detections``.
         merge_containment: See ``merge_detections``.
         max_pixels: Larger images are refused from their header.
@@ -37,6 +40,7 @@ class TileOptions:
     downsamples: tuple[int, ...] = (1,)
     batch_size: int = 16
     score_threshold: float = 0.05
+    object_size_range: tuple[float, float] = (0.0, 1e9)
     merge_iou: float = 0.5
     merge_containment: float = 0.7
     max_pixels: float = DEFAULT_MAX_PIXELS
@@ -57,6 +61,12 @@ class TileOptions:
             raise ConfigError("TEST.TILE.DOWNSAMPLES must name at least one, got none. Use (1,).")
         if self.batch_size < 1:
             raise ConfigError(f"TEST.TILE.BATCH_SIZE must be at least 1, got {self.batch_size}.")
+        low, high = self.object_size_range
+        if not 0 <= low < high:
+            raise ConfigError(
+                "TEST.TILE.OBJECT_SIZE_RANGE must be (smallest, largest) with 0 <= smallest < "
+                f"largest, got {self.object_size_range}."
+            )
         self.grids((1, 1))  # checks size and overlap
 
     @classmethod
@@ -69,10 +79,19 @@ class TileOptions:
             downsamples=tuple(node.DOWNSAMPLES),
             batch_size=node.BATCH_SIZE,
             score_threshold=node.SCORE_THRESHOLD,
+            object_size_range=tuple(node.OBJECT_SIZE_RANGE),
             merge_iou=node.MERGE_IOU,
             merge_containment=node.MERGE_CONTAINMENT,
             max_pixels=node.MAX_PIXELS,
             max_detections=node.MAX_DETECTIONS,
+        )
+
+    def side_limits(self, downsample: int) -> tuple[float, float]:
+        """Smallest and largest longer side, in tile pixels, of the boxes kept at a downsample."""
+        low, high = self.object_size_range
+        return (
+            low if downsample > min(self.downsamples) else 0.0,
+            high if downsample < max(self.downsamples) else float("inf"),
         )
 
     def grids(self, image_size: tuple[int, int]) -> list[TileGrid]:

@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from torch import nn
 from tqdm import tqdm
 
+from sparsenet.config import load_config
 from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.merge import merge_detections
 from sparsenet.gigapixel.options import TileOptions
 from sparsenet.gigapixel.prefetch import Prefetcher
 from sparsenet.gigapixel.tile_batch import TileBatch, pack_tiles, tile_detections
+from sparsenet.modeling.trained_model import build_trained_model
 from sparsenet.tiling import ArrayReader, ImageReader, Tile, TileGrid, open_image, stream_tiles
 
 logger = logging.getLogger(__name__)
@@ -118,11 +121,11 @@ class GigapixelPredictor:
         """
         stored: Sequence[str] = ()
         if model is None:
-            model, stored = _build_model(cfg)
+            model, stored = build_trained_model(cfg)
         is_sparse_rcnn = cfg.MODEL.META_ARCHITECTURE == "SparseRCNN"
         return cls(
             model,
-            class_names=tuple(class_names or stored or _dataset_classes(cfg)),
+            class_names=tuple(class_names or stored or dataset_classes(cfg)),
             tile=TileOptions.from_cfg(cfg),
             image_format=cfg.INPUT.FORMAT,
             pad_value=tuple(cfg.MODEL.PIXEL_MEAN),
@@ -147,14 +150,7 @@ class GigapixelPredictor:
             opts: ``KEY VALUE ...``, as on the command line.
             options: ``class_names``, ``device``, ``use_bf16``, ``channels_last``.
         """
-        from detectron2.config import get_cfg
-
-        from sparsenet.config import add_sparsenet_config
-
-        cfg = get_cfg()
-        add_sparsenet_config(cfg)
-        cfg.merge_from_file(str(config_file))
-        cfg.merge_from_list(list(opts))
+        cfg = load_config(str(config_file), opts)
         if weights is not None:
             cfg.MODEL.WEIGHTS = str(weights)
         if not torch.cuda.is_available() and cfg.MODEL.DEVICE == "cuda":
@@ -286,29 +282,8 @@ class GigapixelPredictor:
             )
 
 
-def _build_model(cfg: CfgNode) -> tuple[nn.Module, Sequence[str]]:
-    """The model of a configuration with its weights, and the class names stored beside them."""
-    from detectron2.modeling import build_model
-
-    import sparsenet.modeling  # noqa: F401  (registers its models)
-    from sparsenet.modeling.checkpoint import copy_state, read_checkpoint
-
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "Detection needs trained weights, and MODEL.WEIGHTS is empty. Name a file: "
-            "`--opts MODEL.WEIGHTS path`, or weights=... in Python."
-        )
-    checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
-    model = build_model(cfg)
-    report = copy_state(model, checkpoint["model"], source=cfg.MODEL.WEIGHTS)
-    logger.info("Weights of %s: %s", cfg.MODEL.WEIGHTS, report)
-    return model, tuple(checkpoint.get("class_names", ()))
-
-
-def _dataset_classes(cfg: CfgNode) -> Sequence[str]:
+def dataset_classes(cfg: CfgNode) -> Sequence[str]:
     """Class names of the first test or training dataset that has some registered."""
-    from detectron2.data import MetadataCatalog
-
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         classes = MetadataCatalog.get(name).get("thing_classes", None)
         if classes:

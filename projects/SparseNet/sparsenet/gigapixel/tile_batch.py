@@ -78,13 +78,13 @@ def tile_detections(
     *,
     image_size: tuple[int, int],
 ) -> Detections:
-    """One tile's instances -> detections above the score threshold, clipped to the tile.
+    """One tile's instances -> detections of good score and size, clipped to the tile.
 
     Args:
         instances: Detectron2's ``Instances`` in tile pixels.
         tile: Where the tile lies.
         tile_id: Its number within the run.
-        options: Score threshold and seam margins.
+        options: Score threshold, size limits and seam margins.
         image_size: ``(h, w)`` in full-image pixels.
 
     Returns:
@@ -97,6 +97,9 @@ def tile_detections(
     scores = _to_numpy(instances.scores)
     # A box in the padding beyond the image border has no area left.
     keep = (scores >= options.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    smallest, largest = options.side_limits(tile.downsample)
+    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0) / tile.downsample
+    keep &= (side >= smallest) & (side <= largest)
     boxes = boxes[keep]
     return Detections(
         boxes_xyxy=boxes,

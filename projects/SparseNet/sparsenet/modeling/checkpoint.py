@@ -69,7 +69,9 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"The weights must be a file, got {str(path)!r}, which does not exist.")
+        raise CheckpointError(
+            f"The weights must be a file, got {str(path)!r}, which does not exist."
+        )
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes). Copy or train it again.")
     if path.suffix == ".pkl":
@@ -112,7 +114,9 @@ def _needs_trust(path: Path) -> str:
 
 def _as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} must hold a dict of tensors, it holds {type(content).__name__}.")
+        raise CheckpointError(
+            f"{path} must hold a dict of tensors, it holds {type(content).__name__}."
+        )
     checkpoint = dict(content)
     state = checkpoint.pop("model", None) or checkpoint.pop("state_dict", None)
     if state is None:

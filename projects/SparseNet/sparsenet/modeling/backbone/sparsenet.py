@@ -261,8 +261,8 @@ def build_sparsenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SparseNet:
 def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Builds the backbone with Detectron2's FPN: stage0 … stage3 become p2 … p5; p6 is a pooled p5.
 
-    The stages are those of ``MODEL.FPN.IN_FEATURES``, or of ``MODEL.SPARSENET.OUT_FEATURES`` where that
-    is empty. Without "stage3" there is neither p5 nor p6.
+    The stages are those of ``MODEL.FPN.IN_FEATURES``, or of ``MODEL.SPARSENET.OUT_FEATURES`` where
+    that is empty. Without "stage3" there is neither p5 nor p6.
 
     Raises:
         ConfigError: If the FPN asks for a stage that the backbone does not put out.
@@ -271,7 +271,8 @@ def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     in_features = list(node.IN_FEATURES) or stages
     if not set(in_features) <= set(stages):
         raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES must be among MODEL.SPARSENET.OUT_FEATURES {stages}, got {in_features}."
+            f"MODEL.FPN.IN_FEATURES must be among MODEL.SPARSENET.OUT_FEATURES {stages}, "
+            f"got {in_features}."
         )
     has_p5 = "stage3" in in_features
     return FPN(

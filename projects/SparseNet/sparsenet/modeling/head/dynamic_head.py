@@ -196,8 +196,9 @@ class DynamicHead(nn.Module):
             num_stages: stages S of the cascade.
             deep_supervision: return the predictions of all stages, not of the last alone.
             prior_prob: initial class probability, set by the bias; None leaves the bias alone.
-            start_from_inputs: A fresh stage returns the boxes that it gets, so that good first boxes
-                are not thrown away; the official initialisation moves them by a box width or so.
+            start_from_inputs: A fresh stage returns the boxes that it gets, so that good first
+                boxes are not thrown away; the official initialisation moves them by a box width
+                or so.
         """
         super().__init__()
         self.box_pooler = pooler
