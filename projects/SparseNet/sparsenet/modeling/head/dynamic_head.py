@@ -187,7 +187,6 @@ class DynamicHead(nn.Module):
         num_stages: int,
         deep_supervision: bool = True,
         prior_prob: float | None = 0.01,
-        start_from_inputs: bool = False,
     ) -> None:
         """
         Args:
@@ -196,15 +195,12 @@ class DynamicHead(nn.Module):
             num_stages: stages S of the cascade.
             deep_supervision: return the predictions of all stages, not of the last alone.
             prior_prob: initial class probability, set by the bias; None leaves the bias alone.
-            start_from_inputs: A fresh stage returns the boxes that it gets, so that good first
-                boxes are not thrown away; the official initialisation moves them by a box width
-                or so.
         """
         super().__init__()
         self.box_pooler = pooler
         self.head_series = nn.ModuleList(RCNNStage(options) for _ in range(num_stages))
         self.return_all_stages = deep_supervision
-        self._initialise(prior_prob, start_from_inputs)
+        self._initialise(prior_prob)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -228,17 +224,12 @@ class DynamicHead(nn.Module):
             "num_stages": node.NUM_HEADS,
             "deep_supervision": node.DEEP_SUPERVISION,
             "prior_prob": node.PRIOR_PROB if node.USE_FOCAL else None,
-            "start_from_inputs": node.PROPOSAL_INIT == "dense",
         }
 
-    def _initialise(self, prior_prob: float | None, start_from_inputs: bool) -> None:
+    def _initialise(self, prior_prob: float | None) -> None:
         for parameter in self.head_series.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        if start_from_inputs:
-            for stage in self.head_series:
-                nn.init.zeros_(stage.bboxes_delta.weight)
-                nn.init.zeros_(stage.bboxes_delta.bias)
         if prior_prob is not None:
             for stage in self.head_series:
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
