@@ -15,6 +15,9 @@ import argparse
 import difflib
 import sys
 
+import sparsenet  # noqa: F401  (makes detectron2 importable)
+
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -24,7 +27,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-import sparsenet  # noqa: F401  (makes detectron2 importable)
 from sparsenet.config import load_config
 from sparsenet.data import register_coco_files
 from sparsenet.engine import SafeCheckpointer, Trainer
