@@ -112,3 +112,12 @@ def test_half_precision_predictions_are_compared_in_float32():
 def test_class_outside_the_range():
     with pytest.raises(AnnotationError, match=r"Classes must lie in \[0, 4\).*7 in image 0"):
         _targets([([[0, 0, 5, 5]], [7])])
+
+
+def test_pairs_that_share_nothing_are_dropped_on_request():
+    targets = _targets([([[10, 10, 30, 30], [60, 60, 75, 75]], [1, 2])])
+    boxes = torch.tensor([[[[12.0, 10, 30, 30], [40, 10, 50, 20]]]])
+    logits = torch.zeros(1, 1, 2, 4)
+    assert len(HungarianMatcher()(logits, boxes, targets).target) == 2
+    matches = HungarianMatcher(min_giou=0.0)(logits, boxes, targets)
+    assert matches.prediction.tolist() == [0] and matches.target.tolist() == [0]

@@ -116,6 +116,10 @@ def _add_sparse_rcnn(cfg: CN) -> None:
     # "dense": the best locations of an objectness map over the FPN levels.
     node.PROPOSAL_INIT = "learned"
     node.DENSE_WEIGHT = 1.0  # weight of the objectness and box losses of the dense branch
+    # Pairs of the matcher with a GIoU below it are dropped. -1 keeps all, as the paper. With dense
+    # first boxes an object that none of them touches cannot be learned from, and would make some
+    # box elsewhere a positive: 0 then.
+    node.MATCH_MIN_GIOU = -1.0
     # A prediction that matches nothing and lies in an ignore box by at least this share of its own
     # area takes part in no classification loss.
     node.IGNORE_IOA = 0.5

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparsenet.errors import NumericalError
 from sparsenet.modeling.losses.targets import DetectionTargets
-from sparsenet.ops.boxes import pairwise_giou
+from sparsenet.ops.boxes import paired_giou, pairwise_giou
 from sparsenet.ops.focal import focal_matching_cost
 from sparsenet.ops.precision import at_least_float32, without_autocast
 
@@ -44,6 +44,7 @@ class HungarianMatcher(nn.Module):
         use_focal: bool = True,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        min_giou: float = -1.0,
     ) -> None:
         """
         Args:
@@ -51,6 +52,7 @@ class HungarianMatcher(nn.Module):
             use_focal: sigmoid logits of K classes; False: softmax over K + 1.
             alpha: balance of the focal cost.
             gamma: exponent of the focal cost.
+            min_giou: pairs with less in common are dropped; -1 keeps all.
         """
         super().__init__()
         self.class_weight = class_weight
@@ -59,6 +61,7 @@ class HungarianMatcher(nn.Module):
         self.use_focal = use_focal
         self.alpha = alpha
         self.gamma = gamma
+        self.min_giou = min_giou
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes_xyxy: Tensor, targets: DetectionTargets) -> Matches:
@@ -70,7 +73,7 @@ class HungarianMatcher(nn.Module):
             targets: G objects at most per image.
 
         Returns:
-            min(P, objects) pairs per stage and image.
+            min(P, objects) pairs per stage and image, or fewer with ``min_giou``.
 
         Raises:
             NumericalError: a cost is NaN or infinite.
@@ -82,7 +85,18 @@ class HungarianMatcher(nn.Module):
                 if count:
                     columns.append(_assign(stage_costs[image, :, :count], stage, image))
         matched = torch.from_numpy(np.concatenate(columns, axis=1))
-        return Matches(*matched.to(logits.device, non_blocking=True))
+        matches = Matches(*matched.to(logits.device, non_blocking=True))
+        return self._drop_apart(matches, boxes_xyxy, targets) if self.min_giou > -1 else matches
+
+    def _drop_apart(
+        self, matches: Matches, boxes_xyxy: Tensor, targets: DetectionTargets
+    ) -> Matches:
+        """The pairs of at least ``min_giou``."""
+        with without_autocast(boxes_xyxy):
+            predicted = boxes_xyxy[matches.stage, matches.image, matches.prediction]  # (M, 4)
+            truth = targets.boxes_xyxy[matches.image, matches.target]  # (M, 4)
+            is_kept = paired_giou(at_least_float32(predicted), truth) >= self.min_giou
+        return Matches(*(column[is_kept] for column in matches))
 
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes_xyxy: Tensor, targets: DetectionTargets) -> Tensor:

@@ -278,6 +278,7 @@ def _build_criterion(node: CfgNode) -> SetCriterion:
         use_focal=node.USE_FOCAL,
         alpha=node.ALPHA,
         gamma=node.GAMMA,
+        min_giou=node.MATCH_MIN_GIOU,
     )
     return SetCriterion(
         matcher,
