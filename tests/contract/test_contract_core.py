@@ -135,13 +135,13 @@ def test_global_cfg():
 
 def test_build_model_uses_registry_and_device():
     @META_ARCH_REGISTRY.register()
-    class ContractModel(torch.nn.Module):
+    class RegisteredModel(torch.nn.Module):
         def __init__(self, cfg):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(cfg.SEED))
 
     cfg = get_cfg()
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.SEED = "ContractModel", "cpu", 3
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.SEED = "RegisteredModel", "cpu", 3
     assert build_model(cfg).weight.shape == (3,)
     cfg.MODEL.META_ARCHITECTURE = "NoSuchModel"
     with pytest.raises(KeyError, match="NoSuchModel"):
