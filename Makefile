@@ -35,8 +35,12 @@ sample-scenes: $(VENV)/.gigapixel
 	test -f output/sample/val/annotations.json || $(BIN)/python datasets/make_scene.py \
 	    --output output/sample/val --num-scenes 1 --size 6144 8192 --seed 900 --format tiff
 
+# Goes on from the shipped weights; `make train-sample WEIGHTS= STEPS=2000` starts from scratch.
+WEIGHTS := projects/SparseNet/weights/sparse_rcnn_sparsenet_conv_nano_fpn.pth
+STEPS := 200
 train-sample: sample-scenes
-	$(BIN)/python projects/SparseNet/train_net.py --num-gpus 0 --config-file $(SAMPLE_CONFIG)
+	$(BIN)/python projects/SparseNet/train_net.py --num-gpus 0 --config-file $(SAMPLE_CONFIG) \
+	    MODEL.WEIGHTS "$(WEIGHTS)" SOLVER.MAX_ITER $(STEPS)
 
 clean:
 	rm -rf output build *.egg-info
