@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import sparsenet
 from sparsenet.config import load_config
 from sparsenet.engine.detection import build_predictor, detect_files
 from sparsenet.errors import SparseNetError
@@ -27,6 +28,8 @@ from sparsenet.gigapixel.report import ReportOptions
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+logger = logging.getLogger("sparsenet.demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     level = logging.ERROR if args.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logger.info("SparseNet %s on the %s Detectron2", sparsenet.__version__, sparsenet.DETECTRON2)
     try:
         options = ReportOptions(
             threshold=args.confidence_threshold,

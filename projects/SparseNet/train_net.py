@@ -15,7 +15,7 @@ import argparse
 import difflib
 import sys
 
-import sparsenet  # noqa: F401  (makes detectron2 importable)
+import sparsenet  # makes detectron2 importable
 
 # isort: split
 import torch
@@ -40,7 +40,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsenet")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsenet")
+    logger.info("SparseNet %s on the %s Detectron2", sparsenet.__version__, sparsenet.DETECTRON2)
     return cfg
 
 
