@@ -34,6 +34,7 @@ def test_the_ten_lines_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "projects/SparseNet/README.md"])
 def test_files_that_are_named_exist(name: str) -> None:
     text = (ROOT / name).read_text()
-    pattern = r"(?<![\w/.])((?:configs|datasets|demo|tools|projects|tests)/[\w./-]+\.(?:py|yaml|md|pth|jpg))"
+    folders, suffixes = "configs|datasets|demo|tools|projects|tests", "py|yaml|md|pth|jpg"
+    pattern = rf"(?<![\w/.])((?:{folders})/[\w./-]+\.(?:{suffixes}))"
     named = set(re.findall(pattern, text))
     assert not [path for path in sorted(named) if not (ROOT / path).exists()]
