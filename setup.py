@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "fvcore>=0.1.5,<0.1.6",  # Registry, parameter schedules, checkpoint base class; Detectron2's own pin
     "iopath>=0.1.7,<0.1.11",  # PathManager; what Detectron2 pins
     "yacs>=0.1.8",  # CfgNode underneath fvcore's
+    "PyYAML>=6.0",  # errors of malformed config files; yacs brings it, but we import it ourselves
     "opencv-python-headless>=4.8",  # drawing and resampling without a display server
     "Pillow>=9.5",  # image headers and EXIF of training photos
     "pycocotools>=2.0.7",  # COCO json index and RLE; first wheels for Python 3.12
