@@ -58,7 +58,7 @@ def jsonable(value):
 
 
 def assert_same(actual, expected, place=""):
-    """Equal structures; numbers to 1e-5."""
+    """Equal structures; numbers to 1e-5: six training steps differ by 2e-6 between CPUs."""
     if isinstance(expected, dict):
         assert sorted(actual) == sorted(expected), place
         for key in expected:
@@ -68,7 +68,7 @@ def assert_same(actual, expected, place=""):
         for index, pair in enumerate(zip(actual, expected)):
             assert_same(*pair, f"{place}/{index}")
     elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-6), place
+        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-5), place
     else:
         assert actual == expected, place
 

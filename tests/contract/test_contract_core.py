@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from contract import core_model_cases, core_training_cases
+from contract.active import lite_only
 from contract.core_inputs import BOXES
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
@@ -22,12 +23,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.visualizer import Visualizer
 
-import sparsenet
-
 RECORDS = Path(__file__).parent / "records"
 VALUES = json.loads((RECORDS / "core_values.json").read_text())
 ARRAYS = np.load(RECORDS / "core_values.npz")
-lite_only = pytest.mark.skipif(sparsenet.DETECTRON2 != "lite", reason="a property of lite")
 
 
 def assert_same(actual: Any, expected: Any, path: str) -> None:

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from contract.active import lite_only
 from contract.data_cases import assert_same, jsonable, make_json, registered
 from contract.record_data_engine import DATA_CASES, RECORD, signatures
 from detectron2.config import get_cfg
@@ -29,11 +30,7 @@ from detectron2.data.datasets import convert_to_coco_json, load_coco_json
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.structures import BoxMode
 
-import sparsenet
-
 RECORDED = json.loads(RECORD.read_text())
-IS_LITE = sparsenet.DETECTRON2 == "lite"
-lite_only = pytest.mark.skipif(not IS_LITE, reason="about the stand-in; the real one is active")
 
 
 @pytest.mark.parametrize("case", DATA_CASES, ids=lambda case: case.__name__)

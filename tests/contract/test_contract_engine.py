@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from contract.active import lite_only
 from contract.data_cases import assert_same, jsonable, make_image, registered
 from contract.engine_cases import (
     ContractModel,
@@ -32,11 +33,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import COCOEvaluator
 
-import sparsenet
-
 RECORDED = json.loads(RECORD.read_text())
-IS_LITE = sparsenet.DETECTRON2 == "lite"
-lite_only = pytest.mark.skipif(not IS_LITE, reason="about the stand-in; the real one is active")
 
 
 @pytest.mark.parametrize("case", ENGINE_CASES, ids=lambda case: case.__name__)

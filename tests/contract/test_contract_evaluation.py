@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from contract.active import lite_only
 from contract.engine_cases import (
     detected,
     scene_evaluator,
@@ -20,12 +21,6 @@ from detectron2.evaluation import (
     verify_results,
 )
 from detectron2.evaluation.testing import flatten_results_dict
-
-import sparsenet
-
-lite_only = pytest.mark.skipif(
-    sparsenet.DETECTRON2 != "lite", reason="about the stand-in; the real one is active"
-)
 
 
 class Collector(DatasetEvaluator):

@@ -4,16 +4,11 @@ import math
 
 import pytest
 import torch
+from contract.active import lite_only
 from contract.engine_cases import make_trainer
 from detectron2.engine import hooks
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.param_scheduler import LinearParamScheduler
-
-import sparsenet
-
-lite_only = pytest.mark.skipif(
-    sparsenet.DETECTRON2 != "lite", reason="about the stand-in; the real one is active"
-)
 
 
 def test_eval_hook_runs_each_period_and_after_training_only():

@@ -21,7 +21,7 @@ from sparsenet.data import SparseRCNNDatasetMapper, TileLoader, build_tile_train
 from sparsenet.engine.checkpoint import SafeCheckpointer
 from sparsenet.engine.evaluate import evaluate_tiled
 from sparsenet.engine.optimizer import build_optimizer
-from sparsenet.errors import DatasetError
+from sparsenet.errors import ConfigError, DatasetError
 from sparsenet.evaluation import PandaEvaluator
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         model = distribute(model)
-        use_amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE != "cpu"
-        self._trainer = (AMPTrainer if use_amp else SimpleTrainer)(model, data_loader, optimizer)
+        self._trainer = _trainer_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(
             model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
@@ -109,6 +108,30 @@ class Trainer(DefaultTrainer):
             for name, evaluator in zip(names, evaluators)
         )
         return next(iter(results.values())) if len(results) == 1 else results
+
+
+class BFloat16Trainer(SimpleTrainer):
+    """Runs the steps under autocast to bfloat16, on GPUs and CPUs; nothing needs to be scaled."""
+
+    def run_step(self) -> None:
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            super().run_step()
+
+
+def _trainer_class(cfg: CfgNode) -> type[SimpleTrainer]:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer
+    precision = cfg.SOLVER.AMP.PRECISION
+    if precision == "bfloat16":
+        return BFloat16Trainer
+    if precision == "float16" and cfg.MODEL.DEVICE != "cpu":
+        return AMPTrainer
+    raise ConfigError(
+        "SOLVER.AMP.PRECISION must be bfloat16, or float16 on a GPU; got "
+        f"{precision!r} with MODEL.DEVICE {cfg.MODEL.DEVICE!r}. Set it to bfloat16, or "
+        "SOLVER.AMP.ENABLED to False."
+    )
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from sparsenet.errors import ConfigError
+from sparsenet.modeling.head.box_pooler import BoxPooler
 from sparsenet.ops.boxes import apply_deltas
 from sparsenet.ops.precision import at_least_float32, without_autocast
 
@@ -276,9 +276,9 @@ def _check_config(node: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
         )
 
 
-def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> ROIPooler:
+def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> BoxPooler:
     node = cfg.MODEL.ROI_BOX_HEAD
-    return ROIPooler(
+    return BoxPooler(
         output_size=node.POOLER_RESOLUTION,
         scales=tuple(1.0 / shape.stride for shape in input_shape.values()),
         sampling_ratio=node.POOLER_SAMPLING_RATIO,
