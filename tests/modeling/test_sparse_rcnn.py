@@ -12,7 +12,7 @@ from sparsenet.modeling.meta_arch.sparse_rcnn import select_detections
 from sparsenet.ops.boxes import paired_iou
 
 BOXES = [[5.0, 5, 30, 40], [40.0, 10, 90, 60]]
-INITS = ("learned", "dense")
+INITS = ("learned", "dense", "both")
 
 
 def _batch():
@@ -29,7 +29,7 @@ def test_training_gives_every_parameter_a_gradient(init, num_classes):
     model = small_model(PROPOSAL_INIT=init, NUM_CLASSES=num_classes)
     losses = model([training_item(BOXES, [0, num_classes - 1]), training_item([])])
     expected = {f"loss_{n}{s}" for n in ("ce", "giou", "bbox") for s in ("", "_0")}
-    if init == "dense":
+    if init != "learned":
         expected |= {"loss_dense_objectness", "loss_dense_box"}
     assert set(losses) == expected
     total = sum(losses.values())
@@ -134,6 +134,16 @@ def test_ignore_boxes_lower_the_classification_loss_only():
     assert ignored["loss_ce"] < plain["loss_ce"]
     assert ignored["loss_giou"] == plain["loss_giou"]
     assert ignored["loss_bbox_0"] == plain["loss_bbox_0"]
+
+
+def test_both_kinds_of_first_proposals_stand_side_by_side():
+    model = small_model(PROPOSAL_INIT="both", NUM_PROPOSALS=7).eval()
+    images, whwh = model.preprocess_image(_batch())
+    boxes, content, _ = model._first_proposals(model._pyramid(images), whwh)
+    assert boxes.shape == (2, 7, 4) and content.shape[:2] == (2, 7)
+    whole = torch.cat([torch.zeros_like(whwh[:, :2]), whwh[:, 2:]], dim=1)
+    torch.testing.assert_close(boxes[:, 4:], whole[:, None].expand(-1, 3, -1))
+    assert (boxes[:, :4] != whole[:, None]).any(-1).all()
 
 
 def test_objectness_of_images():

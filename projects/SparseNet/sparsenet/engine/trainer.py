@@ -43,7 +43,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         model = distribute(model)
-        self._trainer = _trainer_class(cfg)(model, data_loader, optimizer)
+        self._trainer = trainer_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(
             model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
@@ -119,7 +119,8 @@ class BFloat16Trainer(SimpleTrainer):
             super().run_step()
 
 
-def _trainer_class(cfg: CfgNode) -> type[SimpleTrainer]:
+def trainer_class(cfg: CfgNode) -> type[SimpleTrainer]:
+    """The training loop for ``SOLVER.AMP``; ConfigError where the device cannot do it."""
     if not cfg.SOLVER.AMP.ENABLED:
         return SimpleTrainer
     precision = cfg.SOLVER.AMP.PRECISION

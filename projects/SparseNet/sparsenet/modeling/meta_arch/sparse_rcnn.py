@@ -4,13 +4,15 @@ Paper: Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, arXiv
 Upstream: PeizeSun/SparseR-CNN (MIT); configuration and state_dict keys are the same, so released
 weights load unchanged.
 Differs from it in: geometry and losses stay in float32 under autocast, more objects than proposals
-are allowed, ignore boxes, first proposals from a dense map (``PROPOSAL_INIT: dense``), supervision
-of the window scores of a sparse backbone, and clear errors instead of assertions.
+are allowed, ignore boxes, first proposals from a dense map (``PROPOSAL_INIT: dense``, or ``both``
+kinds side by side), supervision of the window scores of a sparse backbone, and clear errors instead
+of assertions.
 """
 
 import logging
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
@@ -30,7 +32,7 @@ from sparsenet.ops.precision import at_least_float32
 
 logger = logging.getLogger(__name__)
 
-PROPOSAL_INITS = ("learned", "dense")
+PROPOSAL_INITS = ("learned", "dense", "both")
 
 
 @META_ARCH_REGISTRY.register()
@@ -62,7 +64,8 @@ class SparseRCNN(nn.Module):
             head: the cascade.
             criterion: set prediction losses.
             num_proposals: proposals P, and detections returned per image.
-            dense_proposals: None means learned boxes.
+            dense_proposals: gives the first of the P proposals; the others, or all where it is
+                None, start from learned boxes.
             image_options: ``pixel_mean``, ``pixel_std`` (per channel) and ``input_format``.
             loss_options: weights ``dense``, ``window_score`` and ``window_budget``.
         """
@@ -78,8 +81,9 @@ class SparseRCNN(nn.Module):
         self.objectness: Tensor | None = None
         self.dense_proposals = dense_proposals
         self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
-        if dense_proposals is None:
-            self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
+        num_learned = num_proposals - (dense_proposals.num_proposals if dense_proposals else 0)
+        if num_learned:
+            self.init_proposal_boxes = nn.Embedding(num_learned, 4)
             whole_image = torch.tensor([0.5, 0.5, 1.0, 1.0])  # cx, cy, w, h
             self.init_proposal_boxes.weight.data.copy_(whole_image)
         self.input_format = image_options["input_format"]
@@ -167,7 +171,7 @@ class SparseRCNN(nn.Module):
         """Best dense objectness of each image, ``(N,)``, without running the head."""
         if self.dense_proposals is None:
             raise ConfigError(
-                "predict_objectness needs MODEL.SparseRCNN.PROPOSAL_INIT 'dense', got 'learned'. "
+                "predict_objectness needs MODEL.SparseRCNN.PROPOSAL_INIT 'dense' or 'both', got 'learned'. "
                 "Train with dense proposals, or use the scores of the detections."
             )
         images, image_whwh = self.preprocess_image(batched_inputs)
@@ -188,12 +192,18 @@ class SparseRCNN(nn.Module):
         """Boxes ``(N, P, 4)`` and features ``(N, P, d)`` that the head starts from."""
         embedding = self.init_proposal_features.weight.expand(len(image_whwh), -1, -1)
         if self.dense_proposals is None:
-            boxes = cxcywh_to_xyxy(self.init_proposal_boxes.weight)
-            return boxes * image_whwh[:, None], embedding, None
+            return self._learned_boxes(image_whwh), embedding, None
         dense = self.dense_proposals(features, image_whwh)
         self.objectness = dense.image_scores().detach()
-        boxes, content = self.dense_proposals.select(dense, features, image_whwh)
+        boxes, content = self.dense_proposals.select(dense, features, image_whwh)  # (N, P', ·)
+        num_learned = self.num_proposals - boxes.shape[1]
+        if num_learned:
+            boxes = torch.cat([boxes, self._learned_boxes(image_whwh)], dim=1)  # (N, P, 4)
+            content = F.pad(content, (0, 0, 0, num_learned))  # (N, P, d)
         return boxes, content + embedding, dense
+
+    def _learned_boxes(self, image_whwh: Tensor) -> Tensor:
+        return cxcywh_to_xyxy(self.init_proposal_boxes.weight) * image_whwh[:, None]
 
     def _targets(self, batched_inputs: list[dict], image_whwh: Tensor) -> DetectionTargets:
         return DetectionTargets.from_instances(
@@ -296,9 +306,10 @@ def _build_dense_proposals(node: CfgNode, shapes: dict) -> DenseProposals | None
         )
     if node.PROPOSAL_INIT == "learned":
         return None
+    share = 2 if node.PROPOSAL_INIT == "both" else 1
     return DenseProposals(
         node.HIDDEN_DIM,
-        node.NUM_PROPOSALS,
+        -(-node.NUM_PROPOSALS // share),
         tuple(shape.stride for shape in shapes.values()),
         prior_prob=node.PRIOR_PROB,
         alpha=node.ALPHA,
