@@ -27,7 +27,7 @@ def test_bfloat16_trains_on_a_cpu_and_keeps_float32_weights() -> None:
     model, data = Regression(), [torch.rand(8, 4)] * 30
     trainer = BFloat16Trainer(model, data, torch.optim.SGD(model.parameters(), 0.2))
     trainer.train(0, 30)
-    losses = [value for value, _ in trainer.storage.history("loss").values()]
+    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
     assert model.dtype == torch.bfloat16
     assert model.layer.weight.dtype == torch.float32
     assert losses[-1] < 0.2 * losses[0]
@@ -48,5 +48,5 @@ def test_precision_chooses_the_trainer(opts: tuple[str, ...], expected: type) ->
 @pytest.mark.parametrize("precision", ["float16", "float8"])
 def test_other_precisions_are_refused(precision: str) -> None:
     opts = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", precision, "MODEL.DEVICE", "cpu"]
-    with pytest.raises(ConfigError, match="must be bfloat16, or float16 on a GPU; got '" + precision):
+    with pytest.raises(ConfigError, match=f"or float16 on a GPU; got '{precision}'"):
         trainer_class(load_config(opts=opts))

@@ -171,8 +171,8 @@ class SparseRCNN(nn.Module):
         """Best dense objectness of each image, ``(N,)``, without running the head."""
         if self.dense_proposals is None:
             raise ConfigError(
-                "predict_objectness needs MODEL.SparseRCNN.PROPOSAL_INIT 'dense' or 'both', got 'learned'. "
-                "Train with dense proposals, or use the scores of the detections."
+                "predict_objectness needs MODEL.SparseRCNN.PROPOSAL_INIT 'dense' or 'both', got "
+                "'learned'. Train with dense proposals, or use the scores of the detections."
             )
         images, image_whwh = self.preprocess_image(batched_inputs)
         return self.dense_proposals(self._pyramid(images), image_whwh).image_scores()
