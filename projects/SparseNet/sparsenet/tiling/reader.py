@@ -2,7 +2,8 @@
 
 An :class:`ImageReader` gives uint8 RGB pixels (sRGB) in two ways: any window at any downsample, and
 all rows in order. :func:`open_image` picks the reader for a file; :class:`ArrayReader` wraps pixels
-that are in memory already.
+that are in memory already. Each library that decodes files has a module of its own, imported when a
+file needs it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from sparsenet.errors import ConfigError, ImageReadError, MissingDependencyError
+from sparsenet.tiling.georeference import Georeference, is_geotiff
 from sparsenet.tiling.resample import resample, shrink_area
 from sparsenet.tiling.window import Window
 
@@ -31,6 +33,11 @@ __all__ = [
 ]
 
 DEFAULT_MAX_PIXELS = 20_000_000_000
+VIPS_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+RASTER_SUFFIXES = (".jp2", ".j2k", ".jpx")
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif")
+# Endings of the files to take from a folder; a file that is named is opened whatever its ending.
+IMAGE_SUFFIXES = (*VIPS_SUFFIXES, *RASTER_SUFFIXES, *SLIDE_SUFFIXES, ".dzi")
 # Levels within this share of a downsample count as equal to it: 1.9999 reads level 2.
 _LEVEL_TOLERANCE = 1e-3
 
@@ -56,11 +63,23 @@ class ImageReader(Protocol):
         """Full-image pixels per pixel of each stored level."""
         ...
 
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where the image lies on a map; None where the file does not say."""
+        ...
+
+    @property
+    def is_random_access(self) -> bool:
+        """Whether a window costs about its own pixels, not those of the whole image."""
+        ...
+
     def read(self, window: Window, downsample: float = 1) -> np.ndarray:
         """The pixels of a window, see :meth:`LevelReader.read`."""
         ...
 
-    def bands(self, band_height: int, downsample: int = 1) -> Iterator[np.ndarray]:
+    def bands(
+        self, band_height: int, downsample: int = 1, *, first_row: int = 0
+    ) -> Iterator[np.ndarray]:
         """All rows in order, see :meth:`LevelReader.bands`."""
         ...
 
@@ -79,18 +98,36 @@ def output_size(window: Window, downsample: float) -> tuple[int, int]:
     return height, width
 
 
+def closest_level(level_downsamples: Sequence[float], downsample: float) -> int:
+    """Index of the coarsest stored level that is not coarser than ``downsample``."""
+    limit = downsample * (1 + _LEVEL_TOLERANCE)
+    return max(i for i, stored in enumerate(level_downsamples) if stored <= limit or i == 0)
+
+
 class LevelReader(ABC):
     """Reads windows and bands of an image that is stored at one or more resolutions.
 
     Args:
         path: Name of the image in messages.
         level_sizes: ``(h, w)`` of each stored level, the largest first.
+        downsamples: Full-image pixels per pixel of each level, where the format tells them; None
+            takes them from the sizes.
     """
 
-    def __init__(self, path: str, level_sizes: list[tuple[int, int]]) -> None:
+    georeference: Georeference | None = None
+    is_random_access = False
+
+    def __init__(
+        self,
+        path: str,
+        level_sizes: list[tuple[int, int]],
+        downsamples: Sequence[float] | None = None,
+    ) -> None:
         self.path = path
         self._level_sizes = level_sizes
-        self._downsamples = tuple(_level_downsample(level_sizes[0], size) for size in level_sizes)
+        self._downsamples = tuple(
+            downsamples or (_level_downsample(level_sizes[0], size) for size in level_sizes)
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,9 +143,24 @@ class LevelReader(ABC):
     def _fetch(self, level: int, window: Window) -> np.ndarray:
         """Pixels (h, w, 3) uint8 of a window, in that level's own pixels and inside it."""
 
-    @abstractmethod
-    def _rows(self, level: int, band_height: int) -> Iterator[np.ndarray]:
-        """All rows of a level in order, (<= band_height, w, 3) uint8."""
+    def _block_height(self, level: int) -> int:
+        """Rows of a level that are stored and decoded together."""
+        return 1
+
+    def _rows(self, level: int, band_height: int, first_row: int) -> Iterator[np.ndarray]:
+        """The rows of a level from ``first_row`` on, in order, (<= band_height, w, 3) uint8.
+
+        As this stands for readers with random access, whole rows of stored blocks are fetched, so
+        that each is decoded once.
+        """
+        height, width = self._level_sizes[level]
+        block = self._block_height(level)
+        block *= max(1, band_height // block)
+        top = first_row // block * block
+        for y in range(top, height, block):
+            rows = self._fetch(level, Window(0, y, width, min(block, height - y)))
+            for start in range(max(0, first_row - y), len(rows), band_height):
+                yield rows[start : start + band_height]
 
     def read(self, window: Window, downsample: float = 1) -> np.ndarray:
         """Reads a window at a downsample, from the closest stored level that is not coarser.
@@ -136,17 +188,13 @@ class LevelReader(ABC):
                 f"got {window} for {self.path}. Clip it with Window.clip first."
             )
         size = output_size(window, downsample)
-        level = self._closest_level(downsample)
+        level = closest_level(self._downsamples, downsample)
         stored = self._downsamples[level]
         ratio = downsample / stored  # level pixels per output pixel
         offset = (window.y / stored, window.x / stored)
         if abs(ratio - round(ratio)) < 1e-6 and all(start.is_integer() for start in offset):
             return self._read_aligned(level, offset, round(ratio), size)
         return self._read_between(level, offset, ratio, size)
-
-    def _closest_level(self, downsample: float) -> int:
-        limit = downsample * (1 + _LEVEL_TOLERANCE)
-        return max(i for i, stored in enumerate(self._downsamples) if stored <= limit or i == 0)
 
     def _read_aligned(
         self, level: int, offset: tuple[float, float], factor: int, size: tuple[int, int]
@@ -177,21 +225,25 @@ class LevelReader(ABC):
         x, y = min(wanted.x, width - 1), min(wanted.y, height - 1)
         return Window(x, y, min(wanted.width, width - x), min(wanted.height, height - y))
 
-    def bands(self, band_height: int, downsample: int = 1) -> Iterator[np.ndarray]:
-        """All rows of the image from top to bottom, each pixel decoded once.
+    def bands(
+        self, band_height: int, downsample: int = 1, *, first_row: int = 0
+    ) -> Iterator[np.ndarray]:
+        """The rows of the image from top to bottom, each pixel decoded once.
 
         A file that stores its pixels in rows is decoded as it is read and never held as a whole.
         A band is only valid until the next one is asked for.
 
         Args:
-            band_height: Rows per band; the last band may have fewer.
+            band_height: Rows per band at most.
             downsample: One of ``level_downsamples``: the stored level to go through.
+            first_row: Rows of that level to leave out. A file that stores its pixels in rows is
+                decoded from the top all the same.
 
         Yields:
             (h, w, 3) uint8 RGB.
 
         Raises:
-            ConfigError: If the height is not positive or there is no such level.
+            ConfigError: If the height is not positive, or there is no such level or row.
             ImageReadError: If the pixels cannot be decoded.
         """
         if band_height < 1 or downsample not in self._downsamples:
@@ -199,7 +251,13 @@ class LevelReader(ABC):
                 f"bands() needs a band_height of at least 1 and a stored level, one of "
                 f"{self._downsamples}; got {band_height} and {downsample}."
             )
-        return self._rows(self._downsamples.index(downsample), band_height)
+        level = self._downsamples.index(downsample)
+        if not 0 <= first_row < self._level_sizes[level][0]:
+            raise ConfigError(
+                f"first_row must be one of the {self._level_sizes[level][0]:,} rows of {self.path} "
+                f"at downsample {downsample}, got {first_row:,}."
+            )
+        return self._rows(level, band_height, first_row)
 
 
 def pad_to(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -218,6 +276,21 @@ def _level_downsample(full: tuple[int, int], size: tuple[int, int]) -> float:
     return (full[0] / size[0] + full[1] / size[1]) / 2
 
 
+def check_num_pixels(path: str, size: tuple[int, int], max_pixels: float) -> None:
+    """Refuses an image of ``(h, w)`` pixels that is larger than allowed; for headers.
+
+    Raises:
+        ImageReadError: If there are more than ``max_pixels``.
+    """
+    height, width = size
+    if height * width > max_pixels:
+        raise ImageReadError(
+            f"{path}: the image has {width} × {height} = {width * height:,} pixels, more than the "
+            f"limit of {max_pixels:,.0f}. Raise --max-pixels (TEST.TILE.MAX_PIXELS) if you trust "
+            "the file."
+        )
+
+
 class ArrayReader(LevelReader):
     """An image that is in memory already.
 
@@ -228,6 +301,8 @@ class ArrayReader(LevelReader):
     Raises:
         ImageReadError: If the array is empty or has another shape or type.
     """
+
+    is_random_access = True
 
     def __init__(self, array: np.ndarray, *, path: str = "<array>") -> None:
         pixels = array[:, :, None] if array.ndim == 2 else array
@@ -244,8 +319,8 @@ class ArrayReader(LevelReader):
     def _fetch(self, level: int, window: Window) -> np.ndarray:
         return np.ascontiguousarray(self._pixels[window.y : window.y2, window.x : window.x2])
 
-    def _rows(self, level: int, band_height: int) -> Iterator[np.ndarray]:
-        for y in range(0, self.size[0], band_height):
+    def _rows(self, level: int, band_height: int, first_row: int) -> Iterator[np.ndarray]:
+        for y in range(first_row, self.size[0], band_height):
             yield np.ascontiguousarray(self._pixels[y : y + band_height])
 
 
@@ -254,9 +329,11 @@ def open_image(
 ) -> ImageReader:
     """Opens an image file and reads its header only.
 
-    JPEG, PNG, WebP, TIFF and tiled pyramidal TIFF, in 8 or 16 bits, grey, palette, RGB, CMYK or
-    Lab, come out as 8-bit sRGB: an embedded ICC profile is applied, 16 bits are scaled to 8, EXIF
-    rotation is applied, and transparent pixels are laid on white.
+    JPEG, PNG, WebP, TIFF, BigTIFF and OME-TIFF come through libvips (extra ``gigapixel``), as do
+    the tiles of a Deep Zoom image (``.dzi``); slides (``SLIDE_SUFFIXES``) through OpenSlide (extra
+    ``wsi``); GeoTIFF, COG and JPEG 2000 through GDAL (extra ``geo``). In 8 or 16 bits, grey,
+    palette, RGB, CMYK or Lab, they come out as 8-bit sRGB: an embedded ICC profile is applied, 16
+    bits are scaled to 8, EXIF rotation is applied, and transparent pixels are laid on white.
 
     Args:
         path: The file.
@@ -264,13 +341,37 @@ def open_image(
 
     Raises:
         ImageReadError: If the file is missing, empty, no image, or too large.
-        MissingDependencyError: If pyvips is not installed.
+        MissingDependencyError: If the library for this format is not installed.
     """
     file = Path(path)
+    _check_file(file)
+    suffix = file.suffix.lower()
+    if suffix == ".dzi":
+        from sparsenet.tiling.deep_zoom_reader import DeepZoomReader
+
+        return DeepZoomReader(file, max_pixels=max_pixels)
+    if suffix in SLIDE_SUFFIXES:
+        from sparsenet.tiling.slide_reader import SlideReader
+
+        return SlideReader(file, max_pixels=max_pixels)
+    if suffix in RASTER_SUFFIXES or is_geotiff(file):
+        from sparsenet.tiling.raster_reader import RasterReader
+
+        return RasterReader(file, max_pixels=max_pixels)
+    from sparsenet.tiling.vips_reader import VipsReader
+
+    return VipsReader(file, max_pixels=max_pixels)
+
+
+def _check_file(file: Path) -> None:
+    """Raises ImageReadError if this is no file with content that may be read."""
     if not file.exists():
         raise ImageReadError(f"{file}: there is no such image file. Check the path.")
     if file.is_dir():
-        raise ImageReadError(f"{file}: an image file was expected, this is a folder.")
+        raise ImageReadError(
+            f"{file}: an image file was expected, this is a folder. Of a Deep Zoom image, name the "
+            ".dzi file."
+        )
     try:
         num_bytes = file.stat().st_size
         with file.open("rb"):
@@ -279,6 +380,3 @@ def open_image(
         raise ImageReadError(f"{file}: the file cannot be opened: {error}.") from error
     if num_bytes == 0:
         raise ImageReadError(f"{file}: the file is empty (0 bytes). Copy it again.")
-    from sparsenet.tiling.vips_reader import VipsReader
-
-    return VipsReader(file, max_pixels=max_pixels)

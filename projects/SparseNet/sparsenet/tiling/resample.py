@@ -10,9 +10,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# cv2 takes sides below 2^15; wider blocks are processed in strips.
-_STRIP = 1 << 14
-
 
 def shrink_area(pixels: np.ndarray, factor: int) -> np.ndarray:
     """Averages blocks of ``factor × factor`` pixels.
@@ -22,20 +19,24 @@ def shrink_area(pixels: np.ndarray, factor: int) -> np.ndarray:
         factor: Pixels per output pixel and side, at least 1.
 
     Returns:
-        (ceil(h / factor), ceil(w / factor), 3) uint8, rounded to the nearest value.
+        (ceil(h / factor), ceil(w / factor), 3) uint8, within 1 of the exact average; rounded to the
+        nearest value where the factor is odd or 2.
     """
     if factor == 1:
         return pixels
-    height, width = pixels.shape[:2]
-    strip = max(_STRIP // factor, 1) * factor
-    if max(height, width) > strip:
-        axis = 0 if height >= width else 1
-        cuts = range(strip, pixels.shape[axis], strip)
-        parts = np.split(pixels, list(cuts), axis=axis)
-        return np.concatenate([shrink_area(part, factor) for part in parts], axis=axis)
-    pad_y, pad_x = -height % factor, -width % factor
+    pad_y, pad_x = -pixels.shape[0] % factor, -pixels.shape[1] % factor
     if pad_y or pad_x:
         pixels = cv2.copyMakeBorder(pixels, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE)
+    if factor % 2 == 0:
+        # cv2 has vector code for 2 × 2 only: halving first makes factor 4 twice as fast.
+        pixels, factor = _average(pixels, 2), factor // 2
+    return _average(pixels, factor)
+
+
+def _average(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Averages whole blocks."""
+    if factor == 1:
+        return pixels
     size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
     return cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA)
 

@@ -2,36 +2,52 @@
 
 Rows are decoded once, from top to bottom, and shrunk to each downsample as they come. A grid keeps
 only the rows that its next tiles still need, so memory is about ``width × tile_size × 3`` bytes per
-grid (in its own pixels), whatever the height of the image.
+grid (in its own pixels), whatever the height of the image. Rows that no wanted tile needs are
+neither shrunk nor kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
 
 import numpy as np
 
 from sparsenet.errors import ConfigError
 from sparsenet.tiling.grid import Tile, TileGrid
-from sparsenet.tiling.reader import ImageReader, pad_to
+from sparsenet.tiling.reader import ImageReader, closest_level, pad_to
 from sparsenet.tiling.resample import shrink_area
 
 # Rows decoded at once: enough to amortise the calls, few enough to stay in the processor's cache.
 _BAND_HEIGHT = 64
+# A tile of 1024 pixels that lies across stored blocks of 256 touches 1.56 times its pixels.
+_WINDOW_COST = 1.5
 
 
 def stream_tiles(
-    reader: ImageReader, grids: Sequence[TileGrid]
+    reader: ImageReader,
+    grids: Sequence[TileGrid],
+    *,
+    wanted: Callable[[Tile], bool] | None = None,
 ) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Yields every tile of every grid as soon as its last row is decoded.
+    """Yields the tiles of every grid, each as soon as its last row is decoded.
 
-    The pixels equal ``reader.read(tile.window, tile.downsample)`` up to rounding (1 grey level; a
-    pyramid's stored levels may differ by their own compression). Tiles of one grid come row by row,
-    left to right; the grids interleave.
+    The pixels are those of ``reader.read(tile.window, tile.downsample)``, whatever else is wanted;
+    from a pyramid without a level that divides the downsample, up to that level's own rounding.
+    Tiles of one grid come row by row, left to right; grids that are made from one stored level
+    interleave, coarser levels come first.
+
+    Sharding, resuming and selecting are all choices of ``wanted``. The pass begins at the first row
+    that a wanted tile needs and ends after the last; a file that stores its pixels in rows, such as
+    JPEG, is decoded from its top all the same. Where an image has random access and the wanted
+    tiles are fewer pixels than the rows they lie in, each is read for itself.
 
     Args:
         reader: The image.
         grids: Grids over this image, any tile sizes, overlaps and downsamples.
+        wanted: Asked once for every tile, before anything is decoded; None wants all of them.
 
     Yields:
         The tile and its pixels, (*tile.size, 3) uint8 RGB, contiguous and owned by the caller.
@@ -46,138 +62,134 @@ def stream_tiles(
                 f"A grid must be made for its image: {reader.path} has {reader.size} (h, w), the "
                 f"grid has {tuple(grid.image_size)}. Use TileGrid(reader.size, ...)."
             )
-    if not grids:
-        return
-    downsamples = [grid.downsample for grid in grids]
-    base = _common_level(reader, downsamples)
-    source = _shrink_chain(grids, base)
-    # Partial pixels at the image border: the outermost decoded pixels repeat for all grids.
-    height, width = (
-        max(-(-side // downsample) * downsample for downsample in downsamples) // base
-        for side in reader.size
-    )
-    num_rows = 0
-    # Only readers with stored levels need to know of the second argument.
-    for band in reader.bands(_BAND_HEIGHT, base) if base > 1 else reader.bands(_BAND_HEIGHT):
-        rows = pad_to(band, (len(band), width))
-        yield from source.push(rows)
-        num_rows += len(band)
-        last = rows[-1:].copy()
-    if num_rows < height:
-        yield from source.push(np.repeat(last, height - num_rows, axis=0))
+    buffers = [
+        _TileRows(grid, _source_level(reader, grid.downsample), rows)
+        for grid in grids
+        if (rows := _wanted_rows(grid, wanted))
+    ]
+    for level in sorted({buffer.level for buffer in buffers}, reverse=True):
+        of_level = [buffer for buffer in buffers if buffer.level == level]
+        if _windows_are_cheaper(reader, of_level):
+            tiles = merge(*(b.tiles() for b in of_level), key=lambda tile: tile.window.y2)
+            for tile in tiles:
+                yield tile, reader.read(tile.window, tile.downsample)
+        else:
+            yield from _stream_level(reader, level, of_level)
 
 
-def _common_level(reader: ImageReader, downsamples: list[int]) -> int:
-    """The coarsest stored level from which all downsamples can be averaged."""
+def _wanted_rows(grid: TileGrid, wanted: Callable[[Tile], bool] | None) -> list[list[Tile]]:
+    """The wanted tiles of each tile row that has some."""
+    rows = [grid.row(row) for row in range(grid.shape[0])]
+    if wanted is not None:
+        rows = [[tile for tile in row if wanted(tile)] for row in rows]
+    return [row for row in rows if row]
+
+
+def _source_level(reader: ImageReader, downsample: int) -> int:
+    """The coarsest stored level whose pixels can be averaged in whole blocks."""
     whole = [int(level) for level in reader.level_downsamples if float(level).is_integer()]
-    return max(level for level in whole if all(d % level == 0 for d in downsamples))
+    return max(level for level in whole if downsample % level == 0)
 
 
-def _shrink_chain(grids: Sequence[TileGrid], base: int) -> _Level:
-    """The level that takes decoded rows, with all others as its children.
-
-    Coarse levels are averaged from the coarsest finer level that divides them, not from full rows:
-    downsamples 2 and 8 cost little more than 2 alone.
-    """
-    source = _Level(base, 1, [])
-    levels = [source]
-    for downsample in sorted({grid.downsample for grid in grids}):
-        buffers = [_TileRows(grid) for grid in grids if grid.downsample == downsample]
-        if downsample == base:
-            source.buffers = buffers
-            continue
-        parent = max(
-            (level for level in levels if downsample % level.downsample == 0),
-            key=lambda level: level.downsample,
-        )
-        level = _Level(downsample, downsample // parent.downsample, buffers)
-        parent.children.append(level)
-        levels.append(level)
-    return source
+def _windows_are_cheaper(reader: ImageReader, buffers: list[_TileRows]) -> bool:
+    """Whether to read windows: the same pixels, and fewer than in the rows from first to last."""
+    stored = reader.level_downsamples
+    is_same = all(stored[closest_level(stored, b.grid.downsample)] == b.level for b in buffers)
+    if not (reader.is_random_access and is_same):
+        return False
+    first = min(buffer.tile_rows[0][0].window.y for buffer in buffers)
+    stop = max(buffer.tile_rows[-1][0].window.y2 for buffer in buffers)
+    num_pixels = sum(tile.window.area for buffer in buffers for tile in buffer.tiles())
+    return num_pixels * _WINDOW_COST < (stop - first) * reader.size[1]
 
 
-class _Level:
-    """Rows of one downsample: averages what its parent gives, hands on what it makes.
-
-    Args:
-        downsample: Full-image pixels per pixel of this level.
-        factor: Pixels of the parent per pixel of this level.
-        buffers: The grids of this downsample.
-    """
-
-    def __init__(self, downsample: int, factor: int, buffers: list[_TileRows]) -> None:
-        self.downsample = downsample
-        self.factor = factor
-        self.buffers = buffers
-        self.children: list[_Level] = []
-        self._pending: np.ndarray | None = None  # fewer than `factor` rows of the parent
-
-    def push(self, rows: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Takes the parent's next rows, (n, parent width, 3); yields the tiles they complete."""
-        if self._pending is not None:
-            missing = self.factor - len(self._pending)
-            block = np.concatenate([self._pending, rows[:missing]])
-            rows = rows[missing:]
-            self._pending = block
-            if len(block) < self.factor:
-                return
-            self._pending = None
-            yield from self._emit(block)
-        whole = len(rows) // self.factor * self.factor
-        if whole:
-            yield from self._emit(rows[:whole])
-        if whole < len(rows):
-            self._pending = rows[whole:].copy()
-
-    def _emit(self, parent_rows: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        width = parent_rows.shape[1] // self.factor * self.factor
-        rows = shrink_area(parent_rows[:, :width], self.factor)
-        for buffer in self.buffers:
-            yield from buffer.append(rows)
-        for child in self.children:
-            yield from child.push(rows)
+def _stream_level(
+    reader: ImageReader, level: int, buffers: list[_TileRows]
+) -> Iterator[tuple[Tile, np.ndarray]]:
+    y = int(min(buffer.first_row() for buffer in buffers))
+    for rows in reader.bands(_BAND_HEIGHT, level, first_row=y):
+        for buffer in buffers:
+            yield from buffer.push(rows, y)
+        y += len(rows)
+        if all(buffer.first_row() == math.inf for buffer in buffers):
+            return
+    for buffer in buffers:
+        yield from buffer.finish()
 
 
 class _TileRows:
-    """Ring buffer of the rows that a grid's unfinished tile rows need.
+    """Ring buffer of the rows that a grid's unfinished tiles need.
 
     Args:
-        grid: The grid; rows are counted in its own pixels.
+        grid: The grid.
+        level: Full-image pixels per pixel of the rows that come; divides the grid's downsample.
+        tile_rows: The wanted tiles of each tile row that has some, from top to bottom.
     """
 
-    def __init__(self, grid: TileGrid) -> None:
-        self._grid = grid
-        self._starts = [y // grid.downsample for y in grid.ys]
-        self._width = -(-grid.image_size[1] // grid.downsample)
-        self._height = -(-grid.image_size[0] // grid.downsample)
-        capacity = self._tile_height(0) + _BAND_HEIGHT
+    def __init__(self, grid: TileGrid, level: int, tile_rows: list[list[Tile]]) -> None:
+        self.grid = grid
+        self.level = level
+        self.tile_rows = tile_rows
+        self._unfinished = deque(tile_rows)
+        self._factor = grid.downsample // level
+        self._pending: np.ndarray | None = None  # fewer than `factor` rows of the level
+        self._height, self._width = (-(-side // grid.downsample) for side in grid.image_size)
+        self._end = 0  # rows of the grid that have come
+        # Pages of memory that no row comes to are never touched, so an idle ring costs nothing.
+        capacity = min(grid.tile_size, self._height) + _BAND_HEIGHT
         self._ring = np.empty((capacity, self._width, 3), np.uint8)
-        self._next_row = 0  # number of rows that have come
-        self._next_tiles = 0  # next row of tiles
 
-    def append(self, rows: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Takes the next rows, in this grid's pixels; yields the tiles they complete."""
-        rows = rows[:, : self._width]
-        for start in range(0, len(rows), _BAND_HEIGHT):
-            part = rows[start : start + _BAND_HEIGHT]
-            first = self._next_row % len(self._ring)
-            upper = min(len(part), len(self._ring) - first)
-            self._ring[first : first + upper] = part[:upper]
-            self._ring[: len(part) - upper] = part[upper:]
-            self._next_row += len(part)
-            yield from self._finished_tiles()
+    def tiles(self) -> Iterator[Tile]:
+        """The wanted tiles, row by row."""
+        for tiles in self.tile_rows:
+            yield from tiles
 
-    def _finished_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
-        while self._next_tiles < len(self._starts):
-            start = self._starts[self._next_tiles]
-            if start + self._tile_height(start) > self._next_row:
+    def first_row(self) -> float:
+        """The level's first row that an unfinished tile needs; infinite when all are finished."""
+        return self._unfinished[0][0].window.y // self.level if self._unfinished else math.inf
+
+    def push(self, rows: np.ndarray, y: int) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Takes the level's rows from ``y`` on, (n, level's width, 3); yields finished tiles.
+
+        Rows that no tile needs are dropped; the first needed one begins a block to average.
+        """
+        if y + len(rows) <= self.first_row():
+            self._pending = None
+            return
+        if self._pending is not None:
+            y -= len(self._pending)
+            rows = np.concatenate([self._pending, rows])
+        skipped = -y % self._factor
+        rows, y = rows[skipped:], y + skipped
+        whole = len(rows) // self._factor * self._factor
+        self._pending = rows[whole:].copy() if whole < len(rows) else None
+        self._end = y // self._factor
+        if whole:
+            yield from self._append(shrink_area(rows[:whole], self._factor))
+
+    def finish(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Repeats the outermost rows where tiles reach beyond the level's last row."""
+        if self._pending is not None and self._unfinished:
+            yield from self._append(shrink_area(self._pending, self._factor))
+        while self._unfinished:
+            yield from self._append(self._ring[(self._end - 1) % len(self._ring)][None])
+
+    def _append(self, rows: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Takes the grid's next rows; yields the tiles they complete."""
+        rows = pad_to(rows, (len(rows), self._width))
+        first = self._end % len(self._ring)
+        upper = min(len(rows), len(self._ring) - first)
+        self._ring[first : first + upper] = rows[:upper]
+        self._ring[: len(rows) - upper] = rows[upper:]
+        self._end += len(rows)
+        while self._unfinished:
+            tiles = self._unfinished[0]
+            start = tiles[0].window.y // self.grid.downsample
+            if start + tiles[0].size[0] > self._end:
                 return
-            for tile in self._grid.row(self._next_tiles):
+            for tile in tiles:
                 yield tile, self._cut(tile, start)
-            self._next_tiles += 1
-
-    def _tile_height(self, start: int) -> int:
-        return min(self._grid.tile_size, self._height - start)
+            self._unfinished.popleft()
 
     def _cut(self, tile: Tile, start: int) -> np.ndarray:
         height, width = tile.size

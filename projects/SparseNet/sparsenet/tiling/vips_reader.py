@@ -12,25 +12,34 @@ survive a fork.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sparsenet.errors import ImageReadError, MissingDependencyError
-from sparsenet.tiling.reader import LevelReader
+from sparsenet.tiling.handles import LocalHandles
+from sparsenet.tiling.ome import count_ome_planes
+from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
+from sparsenet.tiling.vips_colour import to_srgb
 from sparsenet.tiling.window import Window
+
+T = TypeVar("T", int, str)
+
+logger = logging.getLogger(__name__)
 
 # Decoded images up to this size stay in memory: every photo does, no gigapixel image does.
 _MEMORY_LIMIT = 64_000_000
+_NOT_PICKLED = ("_pixels", "_pyvips")
 # Rows per call of libvips. A call allocates what it returns: on a 30,000-pixel-wide JPEG of 712 MP
 # 8 rows take 3.0 s of processor time, as libvips' own pass; 64 take 6.3 s, half of it page faults.
 _FETCH_HEIGHT = 8
 _BAND_HEIGHT = 64
-_INTEGER_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16", "cmyk", "multiband")
+# Progressive JPEG keeps the coefficients of the whole image; below this nobody notices.
+_PROGRESSIVE_LIMIT = 100_000_000
 
 
 def import_pyvips() -> Any:
@@ -61,39 +70,34 @@ class VipsReader(LevelReader):
         MissingDependencyError: If pyvips is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: float = 20e9) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, max_pixels: float = DEFAULT_MAX_PIXELS
+    ) -> None:
         self._file = str(path)
         self._pyvips = import_pyvips()
         self._fail_on = "error"
         image = self._open({})
-        if image.width * image.height > max_pixels:
-            raise ImageReadError(
-                f"{path}: the image has {image.width} × {image.height} = "
-                f"{image.width * image.height:,} pixels, more than the limit of {max_pixels:,.0f}. "
-                "Raise --max-pixels (TEST.TILE.MAX_PIXELS) if you trust the file."
-            )
-        if image.get_typeof("vips-loader") and image.get("vips-loader").startswith("tiff"):
+        check_num_pixels(self._file, (image.height, image.width), max_pixels)
+        if _header(image, "vips-loader", "").startswith("tiff"):
             # libtiff only warns of damaged tiles (and not of tags that it does not know).
             self._fail_on = "warning"
+        self._warn_of_progressive(image)
         self._orientation = _header(image, "orientation", 1)
-        self._is_tiled = self._orientation == 1 and _header(image, "tile-width", 0) > 0
+        self._num_planes = count_ome_planes(self._file, _header(image, "image-description", ""))
+        self.is_random_access = self._orientation == 1 and _header(image, "tile-width", 0) > 0
         self._level_options, sizes = self._find_levels(image)
         if self._orientation >= 5:
             sizes = [(width, height) for height, width in sizes]
-        self._local = threading.local()
-        self._inherited: list[Any] = []
+        self._regions = LocalHandles()
         self._pixels: np.ndarray | None = None
         super().__init__(self._file, sizes)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_local", "_inherited", "_pixels", "_pyvips")
-        return {name: value for name, value in self.__dict__.items() if name not in dropped}
+        return {name: self.__dict__[name] for name in self.__dict__ if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._pyvips = import_pyvips()
-        self._local = threading.local()
-        self._inherited = []
         self._pixels = None
 
     # ---------------------------------------------------------------- opening
@@ -110,11 +114,21 @@ class VipsReader(LevelReader):
                 f"({_reason(error)}). JPEG, PNG, WebP and TIFF are supported."
             ) from error
 
+    def _warn_of_progressive(self, image: Any) -> None:
+        num_pixels = image.width * image.height
+        if _header(image, "jpeg-multiscan", 0) and num_pixels > _PROGRESSIVE_LIMIT:
+            logger.warning(
+                "%s is a progressive JPEG: decoding it takes up to %.1f GB. Convert it to a tiled "
+                "TIFF to read it in bounded memory.",
+                self._file,
+                num_pixels * 6e-9,  # three 2-byte coefficients per pixel
+            )
+
     def _find_levels(self, image: Any) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
         """Options that open each stored resolution, and the ``(h, w)`` of each."""
         options: list[dict[str, Any]] = [{}]
         sizes = [(image.height, image.width)]
-        if not self._is_tiled:
+        if not self.is_random_access:
             return options, sizes
         num_subifds, num_pages = _header(image, "n-subifds", 0), _header(image, "n-pages", 1)
         candidates = [{"subifd": i} for i in range(num_subifds)]
@@ -130,22 +144,23 @@ class VipsReader(LevelReader):
     # ---------------------------------------------------------------- windows
 
     def _fetch(self, level: int, window: Window) -> np.ndarray:
-        if not self._is_tiled:
+        if not self.is_random_access:
             pixels = self._decoded()
             return np.ascontiguousarray(pixels[window.y : window.y2, window.x : window.x2])
-        return self._fill(self._region(level), window)
+        return self._fill(self._regions.get(level, self._open_region), window)
 
-    def _region(self, level: int) -> Any:
-        """This thread's own handle of a level, opened anew after a fork."""
-        local = self._local
-        if getattr(local, "pid", None) != os.getpid():
-            # Keeps what a parent process opened: closing it here would disturb the parent's file.
-            self._inherited.append(getattr(local, "regions", None))
-            local.pid, local.regions = os.getpid(), {}
-        if level not in local.regions:
-            options = {**self._level_options[level], "access": "random"}
-            local.regions[level] = self._pyvips.Region.new(self._to_rgb(self._open(options)))
-        return local.regions[level]
+    def _open_region(self, level: int) -> Any:
+        """A level at random access, from which rectangles can be fetched."""
+        return self._pyvips.Region.new(self._open_level(level, "random"))
+
+    def _open_level(self, level: int, access: str) -> Any:
+        """A level in sRGB."""
+        options = {**self._level_options[level], "access": access}
+        image = self._open(options)
+        if self._num_planes > 1:
+            planes = [self._open({**options, "page": i}) for i in range(1, self._num_planes)]
+            image = image.bandjoin(planes).copy(interpretation="multiband")
+        return to_srgb(image, self._file)
 
     def _fill(self, region: Any, window: Window) -> np.ndarray:
         try:
@@ -169,7 +184,7 @@ class VipsReader(LevelReader):
                 with tempfile.TemporaryFile(prefix="sparsenet-") as file:
                     pixels = np.memmap(file, np.uint8, "w+", shape=shape)
             y = 0
-            for band in self._stream(0, _BAND_HEIGHT):
+            for band in self._stream(0, _BAND_HEIGHT, 0):
                 pixels[y : y + len(band)] = band
                 y += len(band)
             self._pixels = upright(pixels, self._orientation)
@@ -181,58 +196,27 @@ class VipsReader(LevelReader):
 
     # ---------------------------------------------------------------- rows
 
-    def _rows(self, level: int, band_height: int) -> Iterator[np.ndarray]:
+    def _rows(self, level: int, band_height: int, first_row: int) -> Iterator[np.ndarray]:
         if self._orientation <= 2:
-            for band in self._stream(level, band_height):
+            for band in self._stream(level, band_height, first_row):
                 yield upright(band, self._orientation)
             return
         pixels = self._decoded()
-        for y in range(0, len(pixels), band_height):
+        for y in range(first_row, len(pixels), band_height):
             yield pixels[y : y + band_height]
 
-    def _stream(self, level: int, band_height: int) -> Iterator[np.ndarray]:
+    def _stream(self, level: int, band_height: int, first_row: int) -> Iterator[np.ndarray]:
         """Bands of the stored rows, before rotation; one buffer is used for all of them."""
-        options = {**self._level_options[level], "access": "sequential"}
-        image = self._to_rgb(self._open(options))
+        image = self._open_level(level, "sequential")
         region = self._pyvips.Region.new(image)
-        band = np.empty((min(band_height, image.height), image.width, 3), np.uint8)
-        for y in range(0, image.height, band_height):
-            rows = band[: image.height - y]
+        height, width = image.height, image.width
+        band = np.empty((min(band_height, height - first_row), width, 3), np.uint8)
+        for y in range(first_row, height, band_height):
+            rows = band[: height - y]
             for i in range(0, len(rows), _FETCH_HEIGHT):
                 part = rows[i : i + _FETCH_HEIGHT]
-                part[:] = self._fill(region, Window(0, y + i, image.width, len(part)))
+                part[:] = self._fill(region, Window(0, y + i, width, len(part)))
             yield rows
-
-    # ---------------------------------------------------------------- colour
-
-    def _to_rgb(self, image: Any) -> Any:
-        """Any colour space, depth and alpha -> 8-bit sRGB on white, lazily."""
-        image = self._name_space(image)
-        if "icc-profile-data" in image.get_fields() and not _is_srgb(image):
-            # A profile that contradicts the pixels makes libvips fall back to input_profile.
-            fallback = "cmyk" if image.interpretation == "cmyk" else "srgb"
-            image = image.icc_transform("srgb", embedded=True, input_profile=fallback, depth=8)
-        image = image.colourspace("srgb")
-        if image.bands > 4:
-            image = image.extract_band(0, n=3)
-        elif image.bands == 4:
-            image = image.flatten(background=255)
-        return image if image.format == "uchar" else image.cast("uchar")
-
-    def _name_space(self, image: Any) -> Any:
-        """Gives RGB or grey samples without a colour space one; refuses numbers without a range."""
-        if image.interpretation not in _INTEGER_SPACES:
-            return image
-        if image.format not in ("uchar", "ushort"):
-            raise ImageReadError(
-                f"{self._file}: samples must be 8 or 16 bits without sign, got {image.format} in "
-                f"colour space {image.interpretation}, whose black and white are unknown. Convert "
-                "the file to 8 bits first."
-            )
-        if image.interpretation not in ("multiband", "rgb"):
-            return image
-        names = ("b-w", "grey16") if image.bands < 3 else ("srgb", "rgb16")
-        return image.copy(interpretation=names[image.format == "ushort"])
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -256,8 +240,9 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::-1] if orientation == 8 else pixels
 
 
-def _header(image: Any, field: str, default: int) -> int:
-    return int(image.get(field)) if image.get_typeof(field) else default
+def _header(image: Any, field: str, default: T) -> T:
+    """A field of the file's header; the default where the file does not have it."""
+    return type(default)(image.get(field)) if image.get_typeof(field) else default
 
 
 def _is_reduced(full: tuple[int, int], last: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -265,17 +250,6 @@ def _is_reduced(full: tuple[int, int], last: tuple[int, int], size: tuple[int, i
     whole = round(full[1] / size[1])
     is_rounded = all(abs(have - side / whole) < 1 for have, side in zip(size, full))
     return is_rounded and size[0] < last[0] and size[1] < last[1]
-
-
-def _is_srgb(image: Any) -> bool:
-    """Whether RGB pixels carry a profile that is sRGB by its name; then nothing needs transforming.
-
-    The transform costs more than decoding a JPEG, and most photos carry sRGB.
-    """
-    if image.interpretation not in ("srgb", "rgb16"):
-        return False
-    profile = bytes(image.get("icc-profile-data"))
-    return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
 def _reason(error: Exception) -> str:
