@@ -3,8 +3,11 @@
 
     python tools/convert_checkpoint.py output/run/model_final.pth weights.pth --half \\
         --class-names person vehicle
+    python tools/convert_checkpoint.py swin_t.pth backbone.pth --from swin \\
+        --config-file configs/panda/sparse_rcnn_sparsenet_attention_tiny_fpn_12e_faithful.yaml
 
-Half-precision files load into full-precision models.
+Half-precision files load into full-precision models. ``--from`` reads another project's names;
+with ``--config-file`` the model of that file says what it can use of the result.
 """
 
 from __future__ import annotations
@@ -14,10 +17,16 @@ import os
 import sys
 from pathlib import Path
 
-import torch
+import sparsenet.modeling  # noqa: F401  (makes detectron2 importable, registers the models)
 
+# isort: split
+import torch
+from detectron2.modeling import build_model
+
+from sparsenet.config import load_config
 from sparsenet.errors import SparseNetError
-from sparsenet.modeling.checkpoint import read_checkpoint
+from sparsenet.modeling.checkpoint import copy_state, read_checkpoint
+from sparsenet.modeling.key_conversion import CONVERSIONS, convert_state
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,10 +38,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--class-names", nargs="+", default=[], help="stored for demos without data"
     )
+    parser.add_argument("--from", dest="source", choices=CONVERSIONS, help="whose names to read")
+    parser.add_argument(
+        "--prefix", default="backbone.bottom_up.", help="put before the names that --from converts"
+    )
+    parser.add_argument("--config-file", type=Path, help="report what fits the model of this file")
     parser.add_argument("--trust-checkpoint", action="store_true", help="allow pickles as input")
     args = parser.parse_args(argv)
     try:
         state = read_checkpoint(args.input, trust=args.trust_checkpoint)["model"]
+        if args.source:
+            conversion = convert_state(state, args.source, prefix=args.prefix)
+            state = conversion.state
+            print(f"not used of {args.input}: {', '.join(conversion.unused) or 'nothing'}")
+        if args.config_file:
+            model = build_model(load_config(args.config_file, ["MODEL.DEVICE", "cpu"]))
+            print(copy_state(model, state, source=str(args.input)))
     except SparseNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,6 +29,18 @@ def test_weights_only_in_half_precision(tmp_path: Path) -> None:
     assert torch.equal(content["model"]["w"].float(), state["w"].half().float())
 
 
+def test_names_of_another_project(tmp_path: Path) -> None:
+    state = {"features.0.2.bias": torch.ones(4), "head.bias": torch.ones(2)}
+    torch.save(state, tmp_path / "a.pth")
+    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--from", "swin", "--prefix", "net.")
+    assert result.returncode == 0, result.stderr
+    assert "not used of" in result.stdout and "head.bias" in result.stdout
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert list(content["model"]) == ["net.patch_embed.norm.bias"]
+    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--from", "sparseformer")
+    assert result.returncode == 2 and "error: The weights must have the keys" in result.stderr
+
+
 def test_missing_input_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "none.pth", tmp_path / "b.pth")
     assert result.returncode == 2 and "error: The weights must be a file" in result.stderr

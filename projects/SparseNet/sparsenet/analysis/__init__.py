@@ -1,0 +1,1 @@
+"""Measurements and pictures: FLOPs, speed, memory, ablations, curves, annotations and results."""

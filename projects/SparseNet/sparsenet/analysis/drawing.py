@@ -1,0 +1,169 @@
+"""Pictures of annotations, training examples and results, drawn by Detectron2's Visualizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.visualizer import Visualizer
+
+from sparsenet.errors import DatasetError
+from sparsenet.gigapixel.exports import class_color
+from sparsenet.gigapixel.pictures import read_overview
+from sparsenet.gigapixel.truth import Truth
+from sparsenet.tiling.reader import open_image
+
+CELL_SIDE = 480
+_IGNORED = (0.6, 0.6, 0.6)
+_PAPER, _GAP = 24, 4
+# More labels than that hide each other and the picture.
+_MAX_LABELS = 25
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The dataset dicts of a registered name.
+
+    Raises:
+        DatasetError: If no dataset of that name is registered.
+    """
+    if name not in DatasetCatalog.list():
+        raise DatasetError(
+            f"The dataset {name!r} must be registered, it is not. Register a COCO json with "
+            "DATASETS.COCO_FILES."
+        )
+    return DatasetCatalog.get(name)
+
+
+def draw_annotations(item: Mapping[str, Any], dataset: str, side: int = CELL_SIDE) -> np.ndarray:
+    """An image of a dataset with its annotations, ignored ones in grey: (h, w, 3) uint8 RGB.
+
+    Args:
+        item: dataset dict; images of any size are read at a low resolution.
+        side: limit of the picture's longer side.
+    """
+    pixels, downsample = read_overview(open_image(item["file_name"]), side)
+    truth = Truth.from_annotations(item.get("annotations", []))
+    labels = [_class_name(dataset, c) for c in truth.classes]
+    boxes = truth.boxes_xyxy / downsample
+    return _draw(pixels, boxes, labels, _colors(truth.classes, truth.is_ignore), side)
+
+
+def draw_example(
+    example: Mapping[str, Any], dataset: str, image_format: str, side: int = CELL_SIDE
+) -> np.ndarray:
+    """A training example as the model gets it, ignore boxes in grey: (h, w, 3) uint8 RGB.
+
+    Args:
+        example: what a mapper returns.
+        image_format: channel order of ``example["image"]``, "RGB" or "BGR".
+    """
+    pixels = example["image"].numpy().transpose(1, 2, 0)  # (h, w, 3)
+    pixels = pixels if image_format == "RGB" else pixels[:, :, ::-1]
+    instances = example["instances"]
+    boxes = instances.gt_boxes.tensor.numpy()
+    classes = instances.gt_classes.numpy()
+    if "ignore_boxes" in example:
+        boxes = np.concatenate([boxes, example["ignore_boxes"].tensor.numpy()])
+    is_ignore = np.arange(len(boxes)) >= len(classes)
+    classes = np.pad(classes, (0, len(boxes) - len(classes)))
+    labels = [
+        "ignore" if ignored else _class_name(dataset, c) for c, ignored in zip(classes, is_ignore)
+    ]
+    return _draw(pixels, boxes, labels, _colors(classes, is_ignore), side)
+
+
+def draw_results(
+    item: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    dataset: str,
+    *,
+    threshold: float,
+    side: int,
+) -> np.ndarray:
+    """Detections beside the truth of one image: (h, 2w + gap, 3) uint8 RGB.
+
+    Args:
+        item: dataset dict.
+        results: the image's entries of a ``coco_instances_results.json``.
+        threshold: detections with a lower score are not drawn.
+        side: limit of each half's longer side.
+
+    Raises:
+        DatasetError: If a result has a category that the dataset lacks.
+    """
+    shown = [result for result in results if result["score"] >= threshold]
+    class_of = MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id
+    unknown = {result["category_id"] for result in shown} - set(class_of)
+    if unknown:
+        raise DatasetError(
+            f"Results must use the category ids of {dataset}, {sorted(class_of)}, got "
+            f"{sorted(unknown)}. Are they those of another dataset?"
+        )
+    pixels, downsample = read_overview(open_image(item["file_name"]), side)
+    xywh = np.array([result["bbox"] for result in shown], dtype=np.float64).reshape(-1, 4)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1) / downsample
+    classes = np.array([class_of[result["category_id"]] for result in shown], dtype=np.int64)
+    labels = [
+        f"{_class_name(dataset, c)} {result['score']:.2f}" for c, result in zip(classes, shown)
+    ]
+    found = _draw(pixels, boxes, labels, _colors(classes, np.zeros(len(classes), bool)), side)
+    truth = draw_annotations(item, dataset, side)
+    gap = np.full((found.shape[0], 6, 3), 255, dtype=np.uint8)
+    return np.concatenate([found, gap, truth], axis=1)
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray], columns: int = 4, side: int = CELL_SIDE
+) -> np.ndarray:
+    """Pictures in rows, each at most ``side`` pixels long: (h, w, 3) uint8 RGB.
+
+    Raises:
+        DatasetError: If there is no picture.
+    """
+    if not pictures:
+        raise DatasetError("There must be at least one image to show, got none.")
+    cells = [_shrink(picture, side - _GAP) for picture in pictures]
+    columns, height = min(columns, len(cells)), max(len(cell) for cell in cells) + _GAP
+    rows = -(-len(cells) // columns)
+    sheet = np.full((rows * height, columns * side, 3), _PAPER, dtype=np.uint8)
+    for i, cell in enumerate(cells):
+        y, x = i // columns * height, i % columns * side
+        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    return sheet
+
+
+def _shrink(picture: np.ndarray, side: int) -> np.ndarray:
+    scale = min(1.0, side / max(picture.shape[:2]))
+    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _draw(
+    pixels: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    labels: list[str],
+    colors: list[tuple[float, ...]],
+    side: int,
+) -> np.ndarray:
+    """Draws boxes, in pixels of ``pixels``, on an enlarged picture of about ``side`` pixels."""
+    visualizer = Visualizer(pixels, scale=side / max(pixels.shape[:2]))
+    visualizer.overlay_instances(
+        boxes=boxes_xyxy,
+        labels=labels if len(labels) <= _MAX_LABELS else None,
+        assigned_colors=colors,
+    )
+    return visualizer.get_output().get_image()
+
+
+def _colors(classes: np.ndarray, is_ignore: np.ndarray) -> list[tuple[float, ...]]:
+    return [
+        _IGNORED if ignored else tuple(channel / 255 for channel in class_color(int(c)))
+        for c, ignored in zip(classes, is_ignore)
+    ]
+
+
+def _class_name(dataset: str, index: int) -> str:
+    return MetadataCatalog.get(dataset).thing_classes[int(index)]
