@@ -50,7 +50,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_net(scene: Path, output: Path, *arguments: str, opts: tuple[str, ...] = ()):
-    files = f'[["e2e", "{scene / "annotations.json"}", "{scene}"]]'
+    names = ("e2e", "again")
+    files = str([[name, str(scene / "annotations.json"), str(scene)] for name in names])
     command = [
         sys.executable, str(ROOT / "projects/SparseNet/train_net.py"), "--config-file", CONFIG,
         *arguments, "DATASETS.COCO_FILES", files, "DATASETS.TRAIN", "('e2e',)",
@@ -81,11 +82,15 @@ def test_train_resume_and_evaluate(scene: Path, tmp_path: Path) -> None:
 
     result = train_net(
         scene, tmp_path / "eval", "--num-gpus", "0", "--eval-only",
-        opts=("MODEL.WEIGHTS", str(tmp_path / "model_final.pth")),
+        opts=(
+            "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"),
+            "DATASETS.TEST", "('e2e', 'again')",
+        ),
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "AP50" in result.stdout + result.stderr
-    assert (tmp_path / "eval" / "inference" / "coco_instances_results.json").is_file()
+    for name in ("e2e", "again"):
+        assert (tmp_path / "eval" / "inference" / name / "coco_instances_results.json").is_file()
 
 
 @pytest.mark.slow

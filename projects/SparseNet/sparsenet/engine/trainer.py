@@ -81,7 +81,9 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         """``PandaEvaluator`` for tiled evaluation, otherwise COCO's."""
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
+        folder = output_folder or str(
+            Path(cfg.OUTPUT_DIR, "inference", *_own_folder(cfg, dataset_name))
+        )
         if cfg.TEST.TILE.ENABLED or MetadataCatalog.get(dataset_name).evaluator_type == "panda":
             return PandaEvaluator(
                 dataset_name, report_threshold=cfg.TEST.REPORT_THRESHOLD, output_dir=folder
@@ -142,6 +144,11 @@ def distribute(model: nn.Module) -> nn.Module:
     is_on_cpu = next(model.parameters()).device.type == "cpu"
     device_ids = None if is_on_cpu else [comm.get_local_rank()]
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def _own_folder(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """Results of several datasets lie apart; those of one lie where Detectron2 writes them."""
+    return [dataset_name] if len(cfg.DATASETS.TEST) > 1 else []
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
