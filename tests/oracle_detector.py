@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsenet.gigapixel.detections import Detections
+from sparsenet.gigapixel.tile_batch import reaches_seam
 from sparsenet.tiling.grid import Tile, TileGrid
 
 
@@ -92,7 +93,7 @@ def detect_tiles(
         scores = np.concatenate([scores, rng.uniform(0.05, 0.4, len(false))])
         is_cut = np.concatenate([is_cut, np.zeros(len(false), dtype=bool)])
         if noise.infer_truncated:
-            is_cut = _touches_seam(boxes, tile)
+            is_cut = reaches_seam(boxes, tile)
         parts.append((boxes, scores, is_cut, np.full(len(boxes), tile_id)))
     boxes, scores, is_cut, tile_ids = (np.concatenate(column) for column in zip(*parts))
     return Detections(
@@ -104,6 +105,11 @@ def detect_tiles(
         image_size=grids[0].image_size,
         class_names=("person",),
     )
+
+
+def tile_windows(grids: Sequence[TileGrid]) -> np.ndarray:
+    """(T, 4) the windows of all tiles, in the order of ``detect_tiles``."""
+    return np.array([tile.window.xyxy for grid in grids for tile in grid], dtype=np.float64)
 
 
 def count_matches(truth: np.ndarray, found: np.ndarray) -> int:
@@ -142,10 +148,3 @@ def _random_boxes(tile: Tile, rng: np.random.Generator, count: int) -> np.ndarra
     size = rng.uniform(20, 200, (count, 1)) * [0.4, 1.0]
     corner = rng.uniform([x1, y1], [x2, y2], (count, 2))
     return np.concatenate([corner, corner + size], axis=1).clip([x1, y1, x1, y1], [x2, y2, x2, y2])
-
-
-def _touches_seam(boxes: np.ndarray, tile: Tile) -> np.ndarray:
-    margin = 8 * tile.downsample
-    x1, y1, x2, y2 = tile.window.xyxy
-    distance = np.stack([boxes[:, 0] - x1, boxes[:, 1] - y1, x2 - boxes[:, 2], y2 - boxes[:, 3]], 1)
-    return ((distance < margin) & np.array(tile.seams)).any(axis=1)

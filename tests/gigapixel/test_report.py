@@ -17,9 +17,9 @@ class CountingReader(ArrayReader):
 
     passes = 0
 
-    def _rows(self, level, band_height):
+    def _rows(self, level, band_height, first_row):
         self.passes += 1
-        return super()._rows(level, band_height)
+        return super()._rows(level, band_height, first_row)
 
     def _fetch(self, level, window):
         raise AssertionError("a window of a strip file decodes the whole image")
@@ -64,7 +64,19 @@ def test_ids_of_the_coco_results(result, tmp_path):
     assert [(r["image_id"], r["category_id"]) for r in coco] == [(5, 9), (5, 7)]
 
 
+def test_chosen_formats_hold_what_is_reported(result, tmp_path):
+    reader = ArrayReader(np.zeros((300, 400, 3), np.uint8), path="photos/a.jpg")
+    options = ReportOptions(has_viewer=False, formats=["panda", "csv", "yolo"])
+    save_report(result, reader, tmp_path, options)
+    assert len(json.loads((tmp_path / "detections.panda.json").read_text())) == 2  # all
+    assert len((tmp_path / "detections.csv").read_text().splitlines()) == 1 + 1
+    assert len((tmp_path / "yolo" / "labels" / "a.txt").read_text().splitlines()) == 1
+    assert not (tmp_path / "detections.json").exists()
+
+
 def test_bad_options_and_folders(result, tmp_path):
+    with pytest.raises(ConfigError, match="Formats must be some of"):
+        ReportOptions(formats=["xml"])
     with pytest.raises(ConfigError, match=r"\[0, 1\]"):
         ReportOptions(threshold=40)
     (tmp_path / "file").write_text("")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,8 +14,11 @@ import pytest
 from sparsenet.errors import OutputError
 from sparsenet.evaluation.detection_errors import count_errors
 from sparsenet.gigapixel.detections import Detections
+from sparsenet.gigapixel.masks import encode_mask, mask_windows
+from sparsenet.gigapixel.selection import LevelSelection, Reason, TileSelection
 from sparsenet.gigapixel.truth import Truth
 from sparsenet.gigapixel.viewer import ASSETS, save_viewer, viewer_data
+from sparsenet.tiling import TileGrid
 from sparsenet.tiling.reader import ArrayReader
 
 SIZE = (1500, 2000)
@@ -46,6 +50,15 @@ def crowd(num=400, seed=0):
     return found, truth
 
 
+def selection():
+    """A coarse grid that ran everywhere and a fine one, half of it skipped for two reasons."""
+    coarse, fine = (TileGrid(SIZE, 512, 64, downsample) for downsample in (4, 1))
+    reasons = np.full(fine.shape, Reason.OBJECT, np.uint8)
+    reasons[0], reasons[1, 0] = Reason.EMPTY, Reason.BUDGET
+    worth = np.linspace(0, 0.9, reasons.size, dtype=np.float32).reshape(reasons.shape)
+    return TileSelection((LevelSelection.every(coarse), LevelSelection(fine, reasons, worth)))
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A viewer of an image whose pixels are all magenta, with truth."""
@@ -53,18 +66,20 @@ def page(tmp_path_factory):
     image = np.full((*SIZE, 3), MAGENTA, dtype=np.uint8)
     folder = tmp_path_factory.mktemp("with space & ümlaut") / "viewer"
     reader = ArrayReader(image, path="folder/</script><b>name.jpg")
-    return save_viewer(found, reader, folder, truth=truth, threshold=0.4)
+    return save_viewer(
+        found, reader, folder, truth=truth, skipped=selection().skipped(), threshold=0.4
+    )
 
 
 def test_the_folder_is_complete_and_needs_no_network(page):
     names = {file.name for file in page.parent.iterdir()}
-    assert {"index.html", "viewer.js", "boxes.js", "drawing.js", "viewer.css"} < names
+    assert {"index.html", "viewer.js", "boxes.js", "drawing.js", "skipped.js"} < names
     assert "detections.js" in names
     assert {"openseadragon.min.js", "openseadragon.LICENSE.txt", "tiles"} < names
     text = page.read_text()
     for reference in re.findall(r'(?:src|href)="([^"]+)"', text):
         assert (page.parent / reference).is_file()
-    for file in ("viewer.js", "boxes.js", "drawing.js", "viewer.css"):
+    for file in ("viewer.js", "boxes.js", "drawing.js", "skipped.js", "viewer.css"):
         content = (page.parent / file).read_text()
         assert "fetch(" not in content
         assert "XMLHttpRequest" not in content
@@ -90,6 +105,27 @@ def test_data_is_what_was_given(page):
     assert data["detections"]["truncated"] == np.flatnonzero(found.truncated[order]).tolist()
     assert data["truth"]["ignore"] == truth.is_ignore.astype(int).tolist()
     assert [c["name"] for c in data["classes"]] == ["person", "vehicle"]
+
+
+def test_skipped_tiles_are_told_with_their_reasons():
+    found, _ = crowd(60)
+    data = viewer_data(found, title="a", skipped=selection().skipped())["skipped"]
+    columns = selection().levels[1].grid.shape[1]
+    assert data["reasons"] == ["nothing expected"] * columns + ["over the budget"]
+    assert data["boxes"][:4] == [0, 0, 512, 512]
+    assert set(data["downsamples"]) == {1}
+    assert viewer_data(found, title="a")["skipped"] is None
+
+
+def test_outlines_of_masks():
+    found, _ = crowd(60)
+    assert viewer_data(found, title="a")["detections"]["outlines"] is None
+    windows = mask_windows(found.boxes_xyxy)
+    masks = [encode_mask(np.ones((y2 - y1, x2 - x1), bool)) for x1, y1, x2, y2 in windows]
+    outlined = viewer_data(replace(found, masks=masks), title="a")["detections"]
+    for (ring,), box in zip(outlined["outlines"], np.reshape(outlined["boxes"], (-1, 4))):
+        assert min(ring[::2]) == np.floor(box[0])
+        assert max(ring[1::2]) == np.ceil(box[3])
 
 
 def test_classes_of_the_truth_alone_are_listed():
@@ -127,7 +163,8 @@ def browse(page, tmp_path_factory):
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
         "--force-device-scale-factor=1", f"--user-data-dir={profile}", "--window-size=1200,800",
-        "--virtual-time-budget=2500",
+        "--virtual-time-budget=2500", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
     ]  # fmt: skip
 
     def run(address, *options):
@@ -178,6 +215,15 @@ def test_comparison_equals_the_evaluation(browse):
     )  # fmt: skip
     assert f"precision {100 * right / (right + wrong):.1f} %" in texts["rates"]
     assert re.search(r'id="details" hidden', dom)
+
+
+def test_skipped_tiles_are_counted_by_reason(browse):
+    _, dom = open_page(browse, "skipped=1")
+    rows = re.findall(r"<li[^>]*>([^<]*)</li>", dom)
+    columns = selection().levels[1].grid.shape[1]
+    assert rows == [f"{columns} nothing expected", "1 over the budget"]
+    _, dom = open_page(browse, "skipped=4")  # nothing was skipped there
+    assert re.search(r'id="skipped" hidden', dom)
 
 
 def share_of(picture, color, tolerance=24):

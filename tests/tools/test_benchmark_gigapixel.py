@@ -123,5 +123,5 @@ def test_a_contender_that_fails_is_quoted(run):
     from sparsenet.analysis.tiling_benchmark import ContenderError
 
     broken = TileRun(**{**asdict(run), "detector": "missing.onnx"})
-    with pytest.raises(ContenderError, match=r"it stopped with 1.*missing\.onnx"):
+    with pytest.raises(ContenderError, match=r"(?s)it stopped with 1.*missing\.onnx"):
         measure_contender("ours, one level", broken, 1, quiet=True)

@@ -24,6 +24,8 @@ from sparsenet.gigapixel.options import SelectOptions
 
 # Boxes of the detector that costs nothing; about what a crowded tile of 1,024 px holds.
 _NUM_FIXED = 12
+# The rivals keep all.
+_MAX_DETECTIONS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def run_ours(run: TileRun, output: Path, tile: TileOptions) -> dict[str, float]:
 
 def _one_level(run: TileRun) -> TileOptions:
     return TileOptions(
-        size=run.tile_size, overlap=run.overlap, batch_size=4, score_threshold=run.threshold
+        size=run.tile_size,
+        overlap=run.overlap,
+        batch_size=4,
+        score_threshold=run.threshold,
+        max_detections=_MAX_DETECTIONS,
     )
 
 
@@ -114,6 +120,7 @@ def _two_levels(run: TileRun, mode: str) -> TileOptions:
         overlap=run.overlap,
         batch_size=4,
         score_threshold=run.threshold,
+        max_detections=_MAX_DETECTIONS,
         downsamples=(1, run.coarse),
         # Smaller than this in a coarse tile, an object is looked for in the fine ones.
         object_size_range=(run.tile_size / 12, run.tile_size / 1.5),

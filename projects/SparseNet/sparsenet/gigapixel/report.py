@@ -13,13 +13,12 @@ from typing import Any
 from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports import (
+    ImageInfo,
+    check_formats,
     class_name,
     make_folder,
-    to_coco,
-    to_csv,
-    to_geojson,
+    write_exports,
     write_json,
-    write_text,
 )
 from sparsenet.gigapixel.pictures import (
     crop_collector,
@@ -29,11 +28,14 @@ from sparsenet.gigapixel.pictures import (
     paint_overview,
     write_picture,
 )
-from sparsenet.gigapixel.predictor import GigapixelResult
+from sparsenet.gigapixel.result import GigapixelResult
 from sparsenet.gigapixel.sweep import BandConsumer, OverviewCollector, sweep
 from sparsenet.gigapixel.truth import Truth
 from sparsenet.gigapixel.viewer import viewer_tiles, write_page
 from sparsenet.tiling.reader import ImageReader
+
+# Average precision needs the low scores, too; every other format shows what is reported.
+_FORMATS_OF_ALL = ("coco", "panda")
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,20 @@ class ReportOptions:
     """What a report holds.
 
     Args:
-        threshold: Detections with a lower score are left out of pictures, GeoJSON and CSV, and
-            hidden when the viewer opens. The COCO results keep them: average precision needs them.
+        threshold: Detections with a lower score are left out of pictures and exports, and hidden
+            when the viewer opens. COCO and PANDA results keep them: average precision needs them.
+        formats: Names of ``sparsenet.gigapixel.exports.FORMATS``.
         has_viewer: Whether to write the viewer, which takes about the space of the image.
-        image_id: For the COCO results; None takes the image's file name.
-        category_ids: For the COCO results, by class; None counts from 1.
+        image_id: For COCO and PANDA results; None takes the image's file name.
+        category_ids: For COCO and PANDA results, by class; None counts from 1.
         progress: Show a bar.
 
     Raises:
-        ConfigError: If the threshold is not in [0, 1].
+        ConfigError: If the threshold is not in [0, 1] or a format is unknown.
     """
 
     threshold: float = 0.4
+    formats: Sequence[str] = ("coco", "geojson", "csv")
     has_viewer: bool = True
     image_id: int | str | None = None
     category_ids: Sequence[int] | None = None
@@ -64,6 +68,7 @@ class ReportOptions:
                 f"The confidence threshold must be in [0, 1], got {self.threshold}. "
                 "Use for example 0.4."
             )
+        check_formats(self.formats)
 
 
 def save_report(
@@ -74,8 +79,7 @@ def save_report(
     *,
     truth: Truth | None = None,
 ) -> dict[str, Any]:
-    """Writes ``detections.{json,geojson,csv}``, ``overview.jpg``, ``crops.jpg``, ``viewer/`` and
-    ``summary.json``.
+    """Writes the exports, ``overview.jpg``, ``crops.jpg``, ``viewer/`` and ``summary.json``.
 
     The image is decoded once for all pictures and for the viewer.
 
@@ -97,7 +101,7 @@ def save_report(
     start = time.perf_counter()
     path = make_folder(folder)
     _write_results(result.detections, reader, path, options)
-    _write_pictures(result.detections, reader, path, options, truth)
+    _write_pictures(result, reader, path, options, truth)
     summary = _summarize(result, reader, options)
     summary["seconds"]["write"] = round(time.perf_counter() - start, 3)
     write_json(path / "summary.json", summary)
@@ -107,22 +111,21 @@ def save_report(
 def _write_results(
     detections: Detections, reader: ImageReader, folder: Path, options: ReportOptions
 ) -> None:
-    highest = int(detections.classes.max(initial=-1)) + 1
-    categories = options.category_ids or range(1, max(len(detections.class_names), highest) + 1)
-    image_id = Path(reader.path).name if options.image_id is None else options.image_id
-    reported = detections.above(options.threshold)
-    write_json(folder / "detections.json", to_coco(detections, image_id, list(categories)))
-    write_json(folder / "detections.geojson", to_geojson(reported))
-    write_text(folder / "detections.csv", to_csv(reported))
+    image = ImageInfo(reader.path, options.image_id, options.category_ids, reader.georeference)
+    of_all = [name for name in options.formats if name in _FORMATS_OF_ALL]
+    write_exports(detections, image, folder, of_all)
+    of_reported = [name for name in options.formats if name not in _FORMATS_OF_ALL]
+    write_exports(detections.above(options.threshold), image, folder, of_reported)
 
 
 def _write_pictures(
-    detections: Detections,
+    result: GigapixelResult,
     reader: ImageReader,
     folder: Path,
     options: ReportOptions,
     truth: Truth | None,
 ) -> None:
+    detections = result.detections
     reported = detections.above(options.threshold)
     downsample = overview_downsample(reader.size)
     overview = OverviewCollector(reader.size, downsample)
@@ -132,9 +135,13 @@ def _write_pictures(
     if options.has_viewer:
         with viewer_tiles(folder / "viewer", reader.size) as tiles:
             sweep(reader, [*consumers, tiles], progress=options.progress)
-        title = Path(reader.path).name
         write_page(
-            detections, folder / "viewer", title=title, truth=truth, threshold=options.threshold
+            detections,
+            folder / "viewer",
+            title=Path(reader.path).name,
+            truth=truth,
+            skipped=() if result.selection is None else result.selection.skipped(),
+            threshold=options.threshold,
         )
     else:
         sweep(reader, consumers, progress=options.progress)
@@ -158,5 +165,7 @@ def _summarize(
         "counts": dict(counts),
         "num_tiles": result.num_tiles,
         "num_tile_pixels": result.num_tile_pixels,
+        "num_saturated_tiles": result.num_saturated_tiles,
+        "selection": None if result.selection is None else result.selection.to_dict(),
         "seconds": {name: round(value, 3) for name, value in result.timings.items()},
     }

@@ -9,28 +9,44 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sparsenet.errors import OutputError
 from sparsenet.gigapixel.deep_zoom import TILE_SIZE, TILE_SUFFIX, DeepZoomWriter
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports import class_color, class_name, make_folder, write_bytes
+from sparsenet.gigapixel.exports.rows import outlines
+from sparsenet.gigapixel.selection import Reason
 from sparsenet.gigapixel.sweep import sweep
 from sparsenet.gigapixel.truth import Truth
-from sparsenet.tiling.reader import ImageReader
+from sparsenet.tiling import ArrayReader, ImageReader, Tile, open_image
 
 ASSETS = Path(__file__).parent / "viewer_assets"
 _TILES = "tiles"
 _PAGE = "index.html"
+_WHY_SKIPPED = {
+    Reason.EMPTY: "nothing expected",
+    Reason.MASKED: "outside the mask",
+    Reason.BUDGET: "over the budget",
+}
+# Pixels; quarters the size of the page's data.
+_OUTLINE_TOLERANCE = 1.0
+
+# A tile that did not run, why, and the best score expected in it; see ``TileSelection.skipped``.
+SkippedTile = tuple[Tile, Reason, float]
 
 
 def save_viewer(
     detections: Detections,
-    reader: ImageReader,
+    image: str | os.PathLike[str] | np.ndarray | ImageReader,
     folder: str | os.PathLike[str],
     *,
     truth: Truth | None = None,
+    skipped: Iterable[SkippedTile] = (),
     threshold: float = 0.4,
     progress: bool = False,
 ) -> Path:
@@ -38,9 +54,10 @@ def save_viewer(
 
     Args:
         detections: Full-image pixels.
-        reader: The image.
+        image: A file, (h, w, 3) uint8 RGB pixels, or an open reader.
         folder: Created where it does not exist; an older viewer in it is replaced.
         truth: Enables the comparison.
+        skipped: Tiles to be shown as not looked at.
         threshold: Score limit when the page opens.
         progress: Show a bar.
 
@@ -49,11 +66,21 @@ def save_viewer(
 
     Raises:
         OutputError: If something cannot be written.
+        ImageReadError: If the image cannot be read.
     """
+    reader = _reader(image)
     with viewer_tiles(folder, reader.size) as tiles:
         sweep(reader, [tiles], progress=progress)
     title = Path(reader.path).name
-    return write_page(detections, folder, title=title, truth=truth, threshold=threshold)
+    return write_page(
+        detections, folder, title=title, truth=truth, skipped=skipped, threshold=threshold
+    )
+
+
+def _reader(image: str | os.PathLike[str] | np.ndarray | ImageReader) -> ImageReader:
+    if isinstance(image, np.ndarray):
+        return ArrayReader(image)
+    return open_image(image) if isinstance(image, (str, os.PathLike)) else image
 
 
 def viewer_tiles(folder: str | os.PathLike[str], image_size: tuple[int, int]) -> DeepZoomWriter:
@@ -81,12 +108,13 @@ def write_page(
     *,
     title: str,
     truth: Truth | None = None,
+    skipped: Iterable[SkippedTile] = (),
     threshold: float = 0.4,
 ) -> Path:
     """Writes everything but the tiles; the page itself comes last. See :func:`save_viewer`."""
     path = make_folder(folder)
     content = json.dumps(
-        viewer_data(detections, title=title, truth=truth, threshold=threshold),
+        viewer_data(detections, title=title, truth=truth, skipped=skipped, threshold=threshold),
         separators=(",", ":"),
         allow_nan=False,
     )
@@ -97,7 +125,12 @@ def write_page(
 
 
 def viewer_data(
-    detections: Detections, *, title: str, truth: Truth | None, threshold: float
+    detections: Detections,
+    *,
+    title: str,
+    truth: Truth | None = None,
+    skipped: Iterable[SkippedTile] = (),
+    threshold: float = 0.4,
 ) -> dict[str, Any]:
     """What the page's scripts read: flat lists, detections by falling score."""
     ranked = detections[(-detections.scores).argsort(kind="stable")]
@@ -123,8 +156,37 @@ def viewer_data(
             "scores": ranked.scores.astype(float).round(4).tolist(),
             "classes": ranked.classes.tolist(),
             "truncated": ranked.truncated.nonzero()[0].tolist(),
+            "downsamples": ranked.downsamples.tolist(),
+            "outlines": _outline_data(ranked),
         },
         "truth": None if truth is None else _truth_data(truth),
+        "skipped": _skipped_data(skipped),
+    }
+
+
+def _outline_data(detections: Detections) -> list[list[list[int]]] | None:
+    """Of each detection, rings as flat lists of x and y; None without masks."""
+    if detections.masks is None:
+        return None
+    return [
+        [
+            [round(value) for point in ring for value in point]
+            for ring in outlines(detections, index, tolerance=_OUTLINE_TOLERANCE)
+        ]
+        for index in range(len(detections))
+    ]
+
+
+def _skipped_data(skipped: Iterable[SkippedTile]) -> dict[str, Any] | None:
+    """Flat lists, the coarsest tiles first; None where no tile was skipped."""
+    tiles = sorted(skipped, key=lambda one: -one[0].downsample)
+    if not tiles:
+        return None
+    return {
+        "reasons": [_WHY_SKIPPED[Reason(reason)] for _, reason, _ in tiles],
+        "boxes": [side for tile, _, _ in tiles for side in tile.window.xyxy],
+        "worth": [round(worth, 3) for _, _, worth in tiles],
+        "downsamples": [tile.downsample for tile, _, _ in tiles],
     }
 
 

@@ -32,6 +32,7 @@ function draw() {
   const at = view();
   if (state.heat) drawHeat(at);
   const seen = [-at.x / at.scale, -at.y / at.scale, (w - at.x) / at.scale, (h - at.y) / at.scale];
+  if (state.skipped) skipped.draw(pen, at, seen);
   if (state.compare) drawTruth(at, seen);
   if (state.boxes) drawDetections(at, seen);
   if (state.selected >= 0) drawSelected(at);
@@ -59,8 +60,31 @@ function drawDetections(at, seen) {
     count++;
   });
   if (count > FEW) plotBoxes(found, groups, at);
-  else for (const [color, members] of groups) strokeBoxes(found, members, at, color, []);
+  else for (const [color, members] of groups) {
+    fillOutlines(members, at, color);
+    strokeBoxes(found, members, at, color, []);
+  }
   if (count < 250) for (const members of groups.values()) drawLabels(members, at);
+}
+
+/** The masks of detections, where there are any. */
+function fillOutlines(members, at, color) {
+  const outlines = data.detections.outlines;
+  if (!outlines) return;
+  pen.beginPath();
+  for (const i of members) {
+    for (const ring of outlines[i]) {
+      for (let k = 0; k < ring.length; k += 2) {
+        const x = ring[k] * at.scale + at.x, y = ring[k + 1] * at.scale + at.y;
+        if (k) pen.lineTo(x, y); else pen.moveTo(x, y);
+      }
+      pen.closePath();
+    }
+  }
+  pen.globalAlpha = 0.35;
+  pen.fillStyle = color;
+  pen.fill();
+  pen.globalAlpha = 1;
 }
 
 function drawTruth(at, seen) {

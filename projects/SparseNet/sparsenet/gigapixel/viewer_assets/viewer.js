@@ -8,13 +8,14 @@ const truncated = new Set(data.detections.truncated);
 const found = new BoxIndex(data.detections.boxes, width, height);
 const truth = data.truth && new BoxIndex(data.truth.boxes, width, height);
 const ignore = data.truth && Uint8Array.from(data.truth.ignore);
+const skipped = data.skipped && new SkippedTiles(data.skipped, width, height);
 const $ = (id) => document.getElementById(id);
 const number = (v) => v.toLocaleString("en-US");
 const percent = (v) => (Number.isFinite(v) ? `${(100 * v).toFixed(1)} %` : "–");
 
 const state = {
   threshold: data.threshold, classOn: data.classes.map(() => true),
-  boxes: true, heat: false, compare: false, selected: -1,
+  boxes: true, heat: false, skipped: false, compare: false, selected: -1,
 };
 let limit = 0;          // detections are sorted by score: those before `limit` reach the threshold
 let comparison = null;  // made when it is first wanted
@@ -51,6 +52,7 @@ function refilter() {
   if (state.selected >= 0 && !isShown(state.selected)) state.selected = -1;
   showCounts();
   showComparison();
+  showSkipped();
   showDetails();
   drawHistogram();
   writeAddress();
@@ -68,7 +70,19 @@ function showCounts() {
   $("threshold-value").textContent = Number(state.threshold).toFixed(2);
   $("show-boxes").checked = state.boxes;
   $("show-heat").checked = state.heat;
+  $("show-skipped").checked = state.skipped;
   $("compare").checked = state.compare;
+}
+
+function showSkipped() {
+  $("skipped").hidden = !state.skipped;
+  if (!state.skipped) return;
+  $("skipped-reasons").replaceChildren(...[...skipped.counts()].map(([reason, count]) => {
+    const row = document.createElement("li");
+    row.textContent = `${number(count)} ${reason}`;
+    row.style.borderColor = REASON_COLORS[reason];
+    return row;
+  }));
 }
 
 function showComparison() {
@@ -128,6 +142,7 @@ function showDetails() {
     ["x, y", `${number(Math.round(x1))}, ${number(Math.round(y1))} px`],
     ["size", `${number(Math.round(x2 - x1))} × ${number(Math.round(y2 - y1))} px`],
     ["cut by a tile", truncated.has(i) ? "yes" : "no"],
+    ["downsample", number(data.detections.downsamples[i])],
   ];
   if (state.compare) rows.push(["against truth", ["", "right", "wrong", "ignored"][comparison.outcome[i]]]);
   const table = document.createElement("table");
@@ -166,6 +181,7 @@ function writeAddress() {
   const parts = new URLSearchParams({ score: Number(state.threshold).toFixed(2) });
   if (!state.boxes) parts.set("boxes", "0");
   if (state.heat) parts.set("density", "1");
+  if (state.skipped) parts.set("skipped", skipped.level);
   if (state.compare) parts.set("truth", "1");
   if (state.selected >= 0) parts.set("box", state.selected);
   if (document.documentElement.dataset.chosen) parts.set("theme", document.documentElement.dataset.theme);
@@ -180,6 +196,10 @@ function readAddress() {
   if (score >= 0 && score <= 1) state.threshold = score;
   state.boxes = parts.get("boxes") !== "0";
   state.heat = parts.get("density") === "1";
+  if (skipped?.levels.includes(Number(parts.get("skipped")))) {
+    state.skipped = true;
+    skipped.level = Number(parts.get("skipped"));
+  }
   state.compare = Boolean(truth) && parts.get("truth") === "1";
   for (const k of (parts.get("hide") ?? "").split(".").filter(Boolean)) {
     if (k in state.classOn) state.classOn[k] = false;
@@ -197,7 +217,7 @@ function setTheme(name, isChosen) {
 }
 
 function toggle(name) {
-  if (name === "compare" && !truth) return;
+  if ((name === "compare" && !truth) || (name === "skipped" && !skipped)) return;
   state[name] = !state[name];
   refilter();
 }
@@ -219,6 +239,8 @@ function buildPanel() {
   $("title").textContent = data.title;
   $("facts").textContent = `${number(width)} × ${number(height)} px · ${(width * height / 1e6).toLocaleString("en-US", { maximumFractionDigits: 1 })} MP`;
   $("compare-label").hidden = !truth;
+  $("skipped-label").hidden = !skipped;
+  skipped?.levels.forEach((level) => $("skipped-level").add(new Option(`downsample ${level}`, level, false, level === skipped.level)));
   data.classes.forEach((one, k) => {
     const row = document.createElement("label"), box = document.createElement("input");
     const swatch = document.createElement("span"), name = document.createElement("span"), count = document.createElement("span");
@@ -238,6 +260,8 @@ function listen() {
   $("threshold").oninput = (event) => setThreshold(Number(event.target.value));
   $("show-boxes").onchange = () => toggle("boxes");
   $("show-heat").onchange = () => toggle("heat");
+  $("show-skipped").onchange = () => toggle("skipped");
+  $("skipped-level").onchange = (event) => { skipped.level = Number(event.target.value); refilter(); };
   $("compare").onchange = () => toggle("compare");
   $("theme").onclick = () => { flipTheme(); };
   $("help-open").onclick = () => $("help").showModal();
@@ -258,7 +282,7 @@ function listen() {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const actions = {
-    b: () => toggle("boxes"), h: () => toggle("heat"), t: () => toggle("compare"), d: flipTheme,
+    b: () => toggle("boxes"), h: () => toggle("heat"), s: () => toggle("skipped"), t: () => toggle("compare"), d: flipTheme,
     n: () => step(1), p: () => step(-1), Escape: () => select(-1, false), "?": () => $("help").showModal(),
     "0": () => viewer.viewport.goHome(), "+": () => zoomBy(1.6), "=": () => zoomBy(1.6), "-": () => zoomBy(1 / 1.6),
     "[": () => setThreshold(state.threshold - 0.05), "]": () => setThreshold(state.threshold + 0.05),
@@ -283,7 +307,8 @@ function showPosition(event) {
   const at = view(), frame = overlay.getBoundingClientRect();
   const x = (event.clientX - frame.left - at.x) / at.scale, y = (event.clientY - frame.top - at.y) / at.scale;
   const isInside = x >= 0 && y >= 0 && x < width && y < height;
-  $("position").textContent = isInside ? `${number(Math.floor(x))}, ${number(Math.floor(y))}` : "";
+  const why = isInside && state.skipped ? skipped.at(x, y) : "";
+  $("position").textContent = isInside ? `${number(Math.floor(x))}, ${number(Math.floor(y))}${why && ` · ${why}`}` : "";
 }
 
 followSystemTheme();

@@ -1,0 +1,62 @@
+"""Result files and folders, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sparsenet.errors import OutputError
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, created with its parents where it does not exist.
+
+    Raises:
+        OutputError: If it cannot be created or nothing can be written into it.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"Results must go to a folder that can be written, {path} cannot: {error}. "
+            "Choose another with --output, or change its permissions."
+        ) from error
+    return path
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON atomically, see :func:`write_bytes`."""
+    write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8 text atomically, see :func:`write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file so that its path holds either the old content or all of the new.
+
+    Raises:
+        OutputError: If the file cannot be written; what was there before stays.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{target} must be written, which failed: {error}. Check that its folder exists, can "
+            "be written and has space left."
+        ) from error

@@ -1,0 +1,120 @@
+"""Instance masks as COCO run lengths, each of the pixels around its box.
+
+A mask of a gigapixel image as one bitmap would not fit anywhere; cropped to its box it costs some
+hundred bytes. A box of continuous coordinates is cropped to the whole pixels that it touches, see
+:func:`mask_windows`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def mask_windows(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """(N, 4) int64 ``x1, y1, x2, y2``: the whole pixels that (N, 4) boxes touch, at least one."""
+    low = np.floor(boxes_xyxy[:, :2]).astype(np.int64)
+    high = np.ceil(boxes_xyxy[:, 2:]).astype(np.int64)
+    return np.concatenate([low, np.maximum(high, low + 1)], axis=1)
+
+
+def encode_mask(pixels: np.ndarray) -> dict[str, Any]:
+    """COCO run lengths of an (h, w) bool mask."""
+    run_lengths: dict[str, Any] = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    return run_lengths
+
+
+def decode_mask(run_lengths: dict[str, Any]) -> np.ndarray:
+    """(h, w) bool mask of COCO run lengths."""
+    pixels: np.ndarray = coco_mask.decode(run_lengths)
+    return pixels.astype(bool)
+
+
+def mask_in_image(
+    run_lengths: dict[str, Any], box_xyxy: np.ndarray, image_size: tuple[int, int]
+) -> dict[str, Any]:
+    """The same mask as run lengths of the whole image, without ever drawing the image.
+
+    Args:
+        run_lengths: Of the window of the box.
+        box_xyxy: (4,) full-image pixels.
+        image_size: ``(h, w)``.
+
+    Returns:
+        COCO run lengths, ``counts`` as text, ready for JSON.
+    """
+    x, y = mask_windows(box_xyxy[None])[0, :2].tolist()
+    height, width = image_size
+    pixels = decode_mask(run_lengths)
+    # Runs go down the columns: a column of the window is a run of the image between two gaps.
+    columns = np.flatnonzero(pixels.any(axis=0))
+    padded = np.zeros((len(columns), pixels.shape[0] + 2), dtype=np.int8)
+    padded[:, 1:-1] = pixels.T[columns]
+    column, row = np.nonzero(np.diff(padded, axis=1))  # starts and ends in turn, column by column
+    edges = (columns[column] + x) * height + row + y
+    counts = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
+    whole = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": whole["counts"].decode()}
+
+
+def mask_polygons(
+    run_lengths: dict[str, Any], box_xyxy: np.ndarray, *, tolerance: float = 0.0
+) -> list[np.ndarray]:
+    """Outlines of a mask, largest first; holes are left out.
+
+    Args:
+        run_lengths: Of the window of the box.
+        box_xyxy: (4,) full-image pixels.
+        tolerance: Corners are left out as long as the outline moves by no more pixels.
+
+    Returns:
+        (K, 2) float64 x, y arrays of at least three points in full-image pixels. They run around
+        the outer edges of the pixels, so that their area is that of the mask. Empty for an empty
+        mask.
+    """
+    pixels = decode_mask(run_lengths).astype(np.uint8)
+    # Contours run through pixel centres. At twice the size, shifted, they run along pixel edges.
+    padded = np.pad(pixels, 1).repeat(2, axis=0).repeat(2, axis=1)
+    contours, _ = cv2.findContours(padded, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    origin = mask_windows(box_xyxy[None])[0, :2]
+    rings = [np.round(contour[:, 0] / 2.0 + 0.25) - 1 + origin for contour in contours]
+    if tolerance:
+        rings = [
+            cv2.approxPolyDP(ring.astype(np.float32), tolerance, closed=True)[:, 0]
+            for ring in rings
+        ]
+    rings = [ring for ring in rings if len(ring) >= 3]
+    return sorted(rings, key=lambda ring: -cv2.contourArea(ring.astype(np.float32)))
+
+
+def mask_areas(masks: np.ndarray) -> np.ndarray:
+    """(N,) float64 pixels of (N,) run lengths."""
+    return np.asarray(coco_mask.area(masks.tolist()), dtype=np.float64).reshape(-1)
+
+
+def shared_mask_areas(
+    masks: np.ndarray, boxes_xyxy: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """(P,) float64 pixels that the masks of each pair share.
+
+    Args:
+        masks: (N,) run lengths.
+        boxes_xyxy: (N, 4) their boxes, full-image pixels.
+        first: (P,) indices.
+        second: (P,) indices of their partners.
+    """
+    windows = mask_windows(boxes_xyxy)
+    shared = np.zeros(len(first))
+    for pair, (i, j) in enumerate(zip(first.tolist(), second.tolist())):
+        x1, y1 = np.maximum(windows[i, :2], windows[j, :2])
+        x2, y2 = np.minimum(windows[i, 2:], windows[j, 2:])
+        if x1 < x2 and y1 < y2:
+            a, b = (
+                decode_mask(masks[k])[y1 - y : y2 - y, x1 - x : x2 - x]
+                for k, (x, y) in ((i, windows[i, :2]), (j, windows[j, :2]))
+            )
+            shared[pair] = np.count_nonzero(a & b)
+    return shared
