@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from sparsenet.layers.score_net import ScoreNet, select_windows, straight_through_score
+from sparsenet.layers.score_net import (
+    ScoreNet,
+    largest_budget,
+    select_windows,
+    straight_through_score,
+)
 
 
 def _all_valid(batch: int = 2, windows: int = 10) -> torch.Tensor:
@@ -24,6 +29,26 @@ def test_keeps_the_best_windows_of_each_image():
 def test_budget_is_rounded_up_and_at_least_one(ratio, windows, expected):
     kept = select_windows(torch.randn(1, windows), _all_valid(1, windows), ratio)
     assert kept.sum() == expected
+
+
+def test_a_threshold_asks_the_content():
+    logits = torch.tensor([[2.0, 1, -1, -2, 3, -3], [-1.0, -2, -3, -4, -5, -6], [1.0] * 6])
+    kept = select_windows(logits, _all_valid(3, 6), 0.5, threshold=0.6)
+    assert kept[0].tolist() == [True, True, False, False, True, False]
+    assert kept[1].tolist() == [True] + [False] * 5  # never none
+    assert kept[2].sum() == 3  # the ratio is the limit
+    assert select_windows(logits, _all_valid(3, 6), 1.0, threshold=0.6).sum(1).tolist() == [3, 1, 6]
+    padded = _all_valid(3, 6)
+    padded[:, 4] = False
+    assert select_windows(logits, padded, 1.0, threshold=0.6).sum(1).tolist() == [2, 1, 5]
+
+
+@pytest.mark.parametrize("windows", [1, 7, 40])
+@pytest.mark.parametrize("keep, exploration", [(0.02, 0.0), (0.3, 0.05), (0.9, 0.5)])
+def test_no_selection_is_larger_than_the_largest_budget(windows, keep, exploration):
+    most = largest_budget(windows, keep, exploration)
+    kept = select_windows(torch.randn(3, windows), _all_valid(3, windows), keep, exploration)
+    assert kept.sum(dim=1).tolist() == [most] * 3 and most <= windows
 
 
 def test_padding_never_wins_and_does_not_count():

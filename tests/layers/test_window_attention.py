@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from sparsenet.layers import cellwise
+from sparsenet.layers.kept_windows import KeptWindows
 from sparsenet.layers.layout import PackedLayout
 from sparsenet.layers.window_attention import WindowAttention, relative_position_index
-from sparsenet.ops.windows import WindowGrid, pad_to_windows
+from sparsenet.ops.windows import WindowGrid
 
 
 def _attend_cell_by_cell(layer, x, grid, kept, halo):
@@ -45,11 +47,24 @@ def test_equals_attention_cell_by_cell(map_size, side, halo):
     grid = WindowGrid(map_size, side)
     x = torch.randn(2, *map_size, 8)
     kept = torch.rand(2, grid.num_windows) < 0.6
-    layout = PackedLayout(pad_to_windows(x, grid).clone(), grid, kept)
-    windows = layer(layout.gather(), layout, torch.nn.Identity())
-    layout._source.zero_()
-    ours = layout.scatter_(windows)[:, : map_size[0], : map_size[1]]
+    windows = KeptWindows(kept, grid)
+    layout = PackedLayout(x, windows)
+    out = layer(layout.gather(), layout, torch.nn.Identity())
+    ours = windows.scatter_(torch.zeros_like(x), out)
     torch.testing.assert_close(ours, _attend_cell_by_cell(layer, x, grid, kept, halo))
+
+
+def test_a_few_windows_at_a_time_give_the_same(monkeypatch):
+    torch.manual_seed(0)
+    layer = WindowAttention(8, 2, 4, 1)
+    x, grid = torch.randn(2, 15, 18, 8), WindowGrid((15, 18), 4)
+    layout = PackedLayout(x, KeptWindows(torch.ones(2, grid.num_windows, dtype=torch.bool), grid))
+    at_once = layer(layout.gather(), layout, torch.tanh)  # with gradients: never in parts
+    monkeypatch.setattr(cellwise, "_CHUNK_VALUES", 16 * 36 * 32)
+    assert cellwise.chunk_length(x, 36 * 32) is None
+    with torch.no_grad():
+        assert cellwise.chunk_length(x, 36 * 32) == 16 < len(layout.windows)
+        torch.testing.assert_close(layer(layout.gather(), layout, torch.tanh), at_once)
 
 
 def test_relative_positions_number_offsets():

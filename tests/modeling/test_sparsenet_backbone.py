@@ -4,17 +4,16 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparsenet.config import add_sparsenet_config
 from sparsenet.errors import ConfigError
+from sparsenet.layers import sparse_stage
+from sparsenet.layers.kept_windows import KeptWindows
 from sparsenet.layers.layout import DenseLayout, PackedLayout
 from sparsenet.modeling.backbone import SparseNet
-from sparsenet.ops.windows import (
-    WindowGrid,
-    pad_to_windows,
-    pool_windows,
-    spread_windows,
-)
+from sparsenet.ops import windows
+from sparsenet.ops.windows import WindowGrid, pool_windows, spread_windows
 
 LOCAL_MODULES = ["attention", "conv", "ls"]
 
@@ -46,9 +45,8 @@ def _dense_masked_stage(stage, x: torch.Tensor, kept: torch.Tensor) -> torch.Ten
         if stage.can_run_dense:
             out = block(x, DenseLayout(grid))
         else:
-            layout = PackedLayout(pad_to_windows(x, grid).clone(), grid, every)
+            layout = PackedLayout(x.clone(), KeptWindows(every, grid))
             out = layout.scatter_(block(layout.gather(), layout))
-            out = out[:, : grid.map_size[0], : grid.map_size[1]]
         x = torch.where(cells, out, x)
     return x
 
@@ -150,6 +148,96 @@ def test_filling_of_smaller_images_is_never_selected():
     assert first.kept.sum(dim=1).tolist() == [32, 16]
 
 
+@pytest.mark.parametrize("local_module", LOCAL_MODULES)
+@pytest.mark.parametrize("keep, threshold", [(0.4, None), (1.0, None), (0.9, 0.5)])
+def test_a_fixed_number_of_slots_equals_the_exact_number(
+    local_module, keep, threshold, monkeypatch
+):
+    """What accelerators and compiled graphs do, against what the CPU does."""
+    net = _net(local_module, keep, keep_threshold=threshold, window_size=4, drop_path_rate=0.0)
+    net = net.double()
+    images = torch.randn(2, 3, 66, 90, dtype=torch.float64)
+    images[1, :, 40:] = 0  # a part of the slots of this image is not needed
+    weights = [torch.randn_like(v) for v in net(images).values()]
+
+    def gradients() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        net.zero_grad()
+        outputs = list(net(images).values())
+        torch.autograd.backward(outputs, weights)
+        return outputs, [p.grad for p in net.parameters()]
+
+    exact = gradients()
+    monkeypatch.setattr(sparse_stage, "runs_eagerly_on_cpu", lambda x: False)
+    fixed = gradients()
+    if keep < 1:
+        slots = [selection.windows for selection in net.selections]
+        assert all(s.is_static for s in slots)
+        assert any(len(s) > len(set(s.index.tolist())) for s in slots)
+    torch.testing.assert_close(fixed, exact)
+
+
+def test_a_threshold_computes_what_the_image_asks_for():
+    net = _net("conv", 0.5, keep_threshold=0.5, window_size=4).eval()
+    with torch.no_grad():
+        net(torch.randn(2, 3, 128, 128))
+    for selection in net.selections:
+        wanted = (selection.logits > 0).sum(dim=1).clamp(1, -(-selection.kept.shape[1] // 2))
+        assert torch.equal(selection.kept.sum(dim=1), wanted)
+
+
+@pytest.mark.parametrize("local_module", LOCAL_MODULES)
+@pytest.mark.parametrize("keep", [0.4, 1.0])
+def test_nothing_waits_for_a_value_on_an_accelerator(local_module, keep, monkeypatch):
+    """Fake tensors have no values: reading one, or a size that needs one, fails."""
+    monkeypatch.setattr(sparse_stage, "runs_eagerly_on_cpu", lambda x: False)
+    monkeypatch.setattr(windows, "runs_eagerly_on_cpu", lambda x: False)
+    net = _net(local_module, keep).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        features = net(torch.empty(2, 3, 64, 96))
+    assert features["stage3"].shape == (2, 160, 2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local_module", LOCAL_MODULES)
+def test_a_compiled_graph_is_whole_and_gives_the_same(local_module):
+    """In one graph (fullgraph) nothing waits for a value; the tracing backend, for speed."""
+    net = _net(local_module, out_features=("stage0", "stage1"), window_size=4).eval()
+    images = torch.randn(2, 3, 40, 56)
+    images[1, :, 20:] = 0
+    compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        expected, kept = net(images), [s.kept for s in net.selections]
+        torch.testing.assert_close(compiled(images), expected, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(a.kept, b) for a, b in zip(net.selections, kept))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local_module", LOCAL_MODULES)
+def test_inductor_gives_the_same(local_module):
+    net = _net(local_module, out_features=("stage0", "stage1"), window_size=4).eval()
+    images = torch.randn(2, 3, 40, 56)
+    compiled = torch.compile(net, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), net(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("local_module", LOCAL_MODULES)
+def test_a_cuda_graph_replays_new_images(local_module):
+    net = _net(local_module, window_size=4).eval().cuda()
+    images = torch.randn(1, 3, 64, 96, device="cuda")
+    with torch.no_grad():
+        for _ in range(3):  # libraries choose their kernels outside the capture
+            net(images)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = net(images)
+        images.copy_(torch.randn_like(images))
+        graph.replay()
+        torch.testing.assert_close(captured, net(images), atol=1e-3, rtol=1e-3)
+
+
 def test_exploration_happens_in_training_only():
     net = _net("conv", keep=0.25, exploration=0.25, window_size=4)
     images = torch.randn(1, 3, 128, 128)
@@ -206,11 +294,19 @@ def test_fpn_names_and_sizes():
         ("OUT_FEATURES", (), "OUT_FEATURES"),
         ("DROP_PATH_RATE", 1.0, r"DROP_PATH_RATE must be in \[0, 1\)"),
         ("EXPLORATION", -0.1, "EXPLORATION"),
+        ("KEEP_MODE", "all", "KEEP_MODE must be ratio or threshold; got 'all'"),
+        ("NECK", "pan", "NECK must be one of fpn, sparse_fpn; got 'pan'"),
     ],
 )
 def test_settings_that_cannot_work_are_named(key, value, message):
     with pytest.raises(ConfigError, match=message):
         build_backbone(_config(**{key: value}))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_threshold_is_a_score_between_0_and_1(threshold):
+    with pytest.raises(ConfigError, match=r"KEEP_THRESHOLD must be in \(0, 1\); got"):
+        build_backbone(_config(KEEP_MODE="threshold", KEEP_THRESHOLD=threshold))
 
 
 @pytest.mark.parametrize("local_module", LOCAL_MODULES)

@@ -110,3 +110,34 @@ def test_at_least_float32():
         (torch.float64, torch.float64),
     ):
         assert at_least_float32(torch.ones(1, dtype=dtype)).dtype == expected
+
+
+@given(_box, _box)
+@settings(deadline=None, max_examples=100)
+def test_similarities_are_ordered_and_one_for_equal_boxes(a, b):
+    a, b = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    values = {kind: f(a, b).item() for kind, f in ops.BOX_SIMILARITIES.items()}
+    assert values["ciou"] <= values["diou"] + 1e-9 <= values["iou"] + 2e-9
+    assert values["diou"] > -1
+    for f in ops.BOX_SIMILARITIES.values():
+        torch.testing.assert_close(f(a, a), torch.ones(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ops.BOX_SIMILARITIES)
+def test_box_losses_have_finite_gradients_everywhere(kind):
+    a = torch.tensor([[0.0, 0, 4, 4], [0.0, 0, 4, 4], [5.0, 5, 5, 5]], requires_grad=True)
+    b = torch.tensor([[0.0, 0, 4, 4], [50.0, 0, 60, 4], [0.0, 0, 4, 4]])
+    loss = ops.paired_box_loss(a, b, kind)
+    loss.sum().backward()
+    assert loss.isfinite().all() and a.grad.isfinite().all()
+    assert loss[0] == 0 and (loss[1:] >= 1).all()
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
+def test_box_loss_gradients(kind):
+    torch.manual_seed(0)
+    low = torch.rand(2, 4, 2, dtype=torch.float64) * 3
+    a, b = torch.cat([low, low + 5 + torch.rand_like(low)], -1).unbind(0)
+    assert torch.autograd.gradcheck(
+        lambda x: ops.paired_box_loss(x, b, kind), a.requires_grad_(), eps=1e-7
+    )

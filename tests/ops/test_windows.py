@@ -37,30 +37,27 @@ def test_partition_and_merge_are_inverse(map_size, side):
 
 
 @pytest.mark.parametrize("map_size, side", MAPS)
-def test_gather_and_scatter_touch_the_kept_windows_only(map_size, side):
+@pytest.mark.parametrize("halo", [0, 2])
+def test_window_cells_are_the_rows_of_the_windows(map_size, side, halo):
     grid = WindowGrid(map_size, side)
-    x = ops.pad_to_windows(_map(grid), grid)
-    kept = torch.tensor([0, 2 * grid.num_windows - 1])
-    windows = ops.gather_windows(x, grid, kept)
-    everything = ops.partition_windows(_map(grid), grid)
-    assert torch.equal(windows, everything[kept])
-    out = ops.scatter_windows_(x.clone(), grid, kept, windows + 1)
-    expected = everything.clone()
-    expected[kept] += 1
-    unpadded = out[:, : map_size[0], : map_size[1]]
-    assert torch.equal(unpadded, ops.merge_windows(expected, grid))
+    number = torch.arange(2 * grid.map_size[0] * grid.map_size[1]).view(2, *map_size, 1)
+    index = torch.tensor([0, grid.num_windows - 1, grid.num_windows])
+    cells, inside = ops.window_cells(grid, index, halo)
+    fill = [grid.padded_size[i] - map_size[i] + halo for i in (0, 1)]
+    padded = F.pad(number, (0, 0, halo, fill[1], halo, fill[0]), value=-1)
+    for slot, window in enumerate(index.tolist()):
+        image, window = divmod(window, grid.num_windows)
+        top, left = (side * v for v in divmod(window, grid.size[1]))
+        expected = padded[image, top : top + side + 2 * halo, left : left + side + 2 * halo, 0]
+        assert torch.equal(inside[slot], expected >= 0)
+        assert torch.equal(cells[slot][inside[slot]], expected[expected >= 0])
+    assert cells.min() >= 0 and cells.max() < number.numel()
 
 
-def test_gather_and_scatter_pass_gradients():
-    grid = WindowGrid((4, 6), 2)
-    kept = torch.tensor([1, 3, 8])
-
-    def roundtrip(x):
-        windows = ops.gather_windows(x, grid, kept)
-        return ops.scatter_windows_(x * 2, grid, kept, windows.sin())
-
-    x = _map(grid, channels=2).requires_grad_()
-    assert torch.autograd.gradcheck(roundtrip, (x,))
+def test_coarser_cells_lie_below_the_finer_ones():
+    coarse = torch.arange(2 * 3 * 5).view(2, 1, 3, 5)
+    fine = F.interpolate(coarse.double(), scale_factor=2.0).long().flatten()
+    assert torch.equal(ops.coarser_cells(torch.arange(len(fine)), (3, 5)), fine)
 
 
 @pytest.mark.parametrize("map_size, side", MAPS)
@@ -90,6 +87,20 @@ def test_spread_gives_each_cell_the_value_of_its_window():
     assert torch.equal(ops.pool_windows(spread, grid), values)
 
 
+@pytest.mark.parametrize("map_size, side", MAPS)
+def test_adding_to_windows_without_gradients_equals_spreading(map_size, side):
+    grid = WindowGrid(map_size, side)
+    x = _map(grid)
+    values = torch.randn(2, *grid.size, 3, dtype=torch.float64)
+    expected = x + ops.spread_windows(values, grid)
+    assert torch.equal(ops.add_to_windows(x, values, grid), expected)
+    with torch.no_grad():
+        out = ops.add_to_windows(
+            x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0), values, grid
+        )
+    assert torch.equal(out, expected) and out.is_contiguous()
+
+
 def test_content_size_finds_trailing_filling_only():
     images = torch.zeros(4, 3, 6, 8)
     images[0] = 1
@@ -111,20 +122,23 @@ def test_cell_mask_keeps_cells_that_overlap_the_content():
 
 @pytest.mark.parametrize("map_size, side", MAPS)
 @pytest.mark.parametrize("halo", [0, 1, 3])
-def test_halo_equals_cutting_the_updated_map(map_size, side, halo):
+@pytest.mark.parametrize("is_static", [False, True])
+def test_halo_equals_cutting_the_updated_map(map_size, side, halo, is_static):
     grid = WindowGrid(map_size, side)
-    x = ops.pad_to_windows(_map(grid), grid)
+    x = _map(grid)
     kept = torch.arange(0, 2 * grid.num_windows, 2)
-    index = ops.halo_index(grid, kept, 2, halo)
+    slots = torch.cat([kept, kept[:1]]) if is_static else kept  # the last repeats the first
+    index = ops.halo_index(grid, slots, 2, halo, is_static=is_static)
     outside = x.reshape(-1, 3)[index.outside]
-    windows = ops.gather_windows(x, grid, kept) * 10  # kept windows have moved on
+    windows = ops.partition_windows(x, grid)[slots] * 10  # kept windows have moved on
     grown = ops.gather_halo(windows, outside, index)
 
-    updated = ops.scatter_windows_(x.clone(), grid, kept, windows)
-    updated = updated[:, : map_size[0], : map_size[1]]
+    updated = ops.partition_windows(x, grid).clone()
+    updated[kept] *= 10
+    updated = ops.merge_windows(updated, grid)
     fill = [grid.padded_size[i] - map_size[i] + halo for i in (0, 1)]
     updated = F.pad(updated, (0, 0, halo, fill[1], halo, fill[0]))
-    for slot, number in enumerate(kept.tolist()):
+    for slot, number in enumerate(slots.tolist()):
         image, window = divmod(number, grid.num_windows)
         top, left = (side * v for v in divmod(window, grid.size[1]))
         expected = updated[image, top : top + side + 2 * halo, left : left + side + 2 * halo]

@@ -1,10 +1,10 @@
-"""Blocks of the sparse backbones as published: Swin attention, ResNet units and LSConv.
+"""Blocks of the sparse backbones as published: Swin attention and ResNet units.
 
-SparseFormer (arXiv 2502.07216, section 3; https://github.com/liwenxi/SparseFormer, Apache-2.0), its
-convolutional sibling of the same repository, and the LSNet variant (LSConv: arXiv 2503.23135;
-https://github.com/THU-MIG/lsnet, Apache-2.0). Names of parameters are the original ones.
-Differs from them in: kept windows are fetched by row numbers, not by an index as wide as the
-channels; masks are built for the kept windows alone; batch normalisation skips an empty selection.
+SparseFormer (arXiv 2502.07216, section 3; https://github.com/liwenxi/SparseFormer, Apache-2.0), and
+its convolutional sibling of the same repository. The LSConv of the third form is LSNet's
+(``lsnet_blocks``). Names of parameters are the original ones. Differs
+from them in: kept windows are fetched by row numbers, not by an index as wide as the channels; masks
+are built for the kept windows alone; batch normalisation skips an empty selection.
 
 Shorthand: B images, (H, W) cells, C channels, S cells per window side, L = S² cells per window,
 N windows per image, P kept windows of the whole batch.
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsenet.layers.drop_path import DropPath
-from sparsenet.layers.lsnet_blocks import LSConvBlock
 from sparsenet.ops.windows import WindowGrid, merge_windows, pad_to_windows, partition_windows
 
 _OTHER_REGION = -100.0  # added to attention logits between cells that the roll made neighbours

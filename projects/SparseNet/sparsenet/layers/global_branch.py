@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsenet.layers.cellwise import CellLinear, FeedForward
+
 
 class GlobalBranch(nn.Module):
     """Chained transformer blocks over the N pooled windows, gated per channel.
@@ -47,12 +49,10 @@ class _GlobalBlock(nn.Module):
         hidden = int(channels * mlp_ratio)
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = CellLinear(channels, 3 * channels)
+        self.proj = CellLinear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
-        )
+        self.mlp = FeedForward(channels, hidden, nn.GELU())
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
         x = x + self._attend(self.norm1(x), key_mask)

@@ -12,16 +12,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsenet.ops.windows import (
-    HaloIndex,
-    WindowGrid,
-    gather_halo,
-    gather_windows,
-    halo_index,
-    pool_windows,
-    scatter_windows_,
-    spread_windows,
-)
+from sparsenet.layers.kept_windows import KeptWindows
+from sparsenet.ops.windows import WindowGrid, gather_halo, pool_windows, spread_windows
 
 Pointwise = Callable[[Tensor], Tensor]
 
@@ -63,44 +55,39 @@ class DenseLayout(Layout):
 
 
 class PackedLayout(Layout):
-    """The kept windows (P, S, S, C) of a padded map (B, Hp, Wp, C)."""
+    """The kept windows (P, S, S, C) of a map (B, H, W, C)."""
 
-    def __init__(self, source: Tensor, grid: WindowGrid, kept: Tensor) -> None:
+    def __init__(self, source: Tensor, windows: KeptWindows) -> None:
         """
         Args:
-            source: the padded map that the windows are taken from.
-            kept: (B, N) bool.
+            source: the map that the windows are taken from.
+            windows: which ones.
         """
-        self.grid = grid
-        self.kept_index = kept.flatten().nonzero().squeeze(1)  # (P,)
+        self.grid, self.windows = windows.grid, windows
         self._source = source
-        self._halos: dict[int, tuple[HaloIndex, Tensor]] = {}
+        self._outside: dict[int, Tensor] = {}
 
     def gather(self) -> Tensor:
         """The kept windows of the source map: (P, S, S, C)."""
-        return gather_windows(self._source, self.grid, self.kept_index)
+        return self.windows.gather(self._source)
 
     def scatter_(self, windows: Tensor) -> Tensor:
         """Writes windows back into the source map, in place; the layout is used up after that."""
-        windows = windows.to(self._source.dtype)
-        return scatter_windows_(self._source, self.grid, self.kept_index, windows)
+        return self.windows.scatter_(self._source, windows)
 
-    def halo(self, halo: int) -> tuple[HaloIndex, Tensor]:
-        """Index of the grown windows and the (R, C) values of the cells that were not kept."""
-        if halo not in self._halos:
-            index = halo_index(self.grid, self.kept_index, self._source.shape[0], halo)
-            cells = self._source.reshape(-1, self._source.shape[-1])  # (B·Hp·Wp, C)
-            self._halos[halo] = (index, cells.index_select(0, index.outside))
-        return self._halos[halo]
+    def outside(self, halo: int) -> Tensor:
+        """Values of the halos' cells whose windows were not kept: (R, C)."""
+        if halo not in self._outside:
+            cells = self._source.reshape(-1, self._source.shape[-1])  # (B·H·W, C)
+            self._outside[halo] = cells.index_select(0, self.windows.halo(halo).outside)
+        return self._outside[halo]
 
     def is_inside(self, halo: int) -> Tensor:
         """Which cells of the grown windows lie in the map: (P, (S + 2h)²) bool."""
-        index, outside = self.halo(halo)
-        num_rows = len(self.kept_index) * self.grid.window_size**2 + len(outside)
-        return (index.table < num_rows).view(len(self.kept_index), -1)
+        return self.windows.halo(halo).inside.flatten(1)
 
     def neighbourhood(self, x: Tensor, halo: int, pointwise: Pointwise) -> Tensor:
-        index, outside = self.halo(halo)
+        index, outside = self.windows.halo(halo), self.outside(halo)
         return gather_halo(pointwise(x), pointwise(outside), index)  # (P, S + 2h, S + 2h, C')
 
     def conv(self, x: Tensor, conv: nn.Conv2d, pointwise: Pointwise) -> Tensor:

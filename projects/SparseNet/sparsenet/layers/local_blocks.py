@@ -6,6 +6,7 @@ normalised per cell (LayerNorm), never over the batch or over the windows that h
 
 from torch import Tensor, nn
 
+from sparsenet.layers.cellwise import CellLinear, FeedForward
 from sparsenet.layers.drop_path import DropPath
 from sparsenet.layers.layout import Layout, PackedLayout
 from sparsenet.layers.lsconv import LSConv
@@ -21,7 +22,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.conv = nn.Conv2d(channels, hidden, 3, padding=1)
         self.act = nn.GELU()
-        self.proj = nn.Linear(hidden, channels)
+        self.proj = CellLinear(hidden, channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -42,14 +43,12 @@ class LSBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.mixer = LSConv(channels) if is_odd else _DepthwiseExcite(channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.ffn = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        self.ffn = FeedForward(channels, hidden, nn.ReLU())
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         x = x + self.drop_path(self.mixer(x, layout, self.norm1))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        return x + self.drop_path(self.ffn.after(self.norm2, x))
 
 
 class _DepthwiseExcite(nn.Module):
@@ -88,11 +87,9 @@ class AttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, num_heads, window_size, halo)
         self.norm2 = nn.LayerNorm(channels)
-        self.ffn = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
-        )
+        self.ffn = FeedForward(channels, hidden, nn.GELU())
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: PackedLayout) -> Tensor:
         x = x + self.drop_path(self.attention(x, layout, self.norm1))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        return x + self.drop_path(self.ffn.after(self.norm2, x))

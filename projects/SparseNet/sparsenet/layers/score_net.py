@@ -8,11 +8,14 @@ windows, so that a score does not depend on how many windows there are; scores c
 in training.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sparsenet.layers.kept_windows import KeptWindows
 
 
 @dataclass
@@ -25,6 +28,7 @@ class WindowSelection:
         grid_size: rows and columns of windows.
         window_stride: side of a window, input pixels.
         valid: (B, N) bool, False for windows that hold nothing but padding.
+        windows: positions of the kept windows; None: the blocks ran on the map as a whole.
     """
 
     logits: Tensor
@@ -32,6 +36,7 @@ class WindowSelection:
     grid_size: tuple[int, int]
     window_stride: int
     valid: Tensor
+    windows: KeptWindows | None = None
 
 
 class ScoreNet(nn.Module):
@@ -66,7 +71,11 @@ class ScoreNet(nn.Module):
 
 
 def select_windows(
-    logits: Tensor, valid: Tensor, keep_ratio: float, exploration: float = 0.0
+    logits: Tensor,
+    valid: Tensor,
+    keep_ratio: float,
+    exploration: float = 0.0,
+    threshold: float | None = None,
 ) -> Tensor:
     """Marks the best-scored windows of each image.
 
@@ -75,19 +84,30 @@ def select_windows(
         valid: (B, N) bool.
         keep_ratio: K = max(1, ceil(keep_ratio · valid windows of the image)).
         exploration: share of the valid windows, drawn from those that did not win, that is added.
+        threshold: score (sigmoid of the logit) in (0, 1) that a window must reach; keep_ratio is
+            then the largest share. None: as many as keep_ratio says.
 
     Returns:
         (B, N) bool, never True where ``valid`` is False.
     """
-    if keep_ratio >= 1:
+    if keep_ratio >= 1 and threshold is None:
         return valid.clone()
     num_valid = valid.sum(dim=1, keepdim=True)
-    budget = (num_valid * keep_ratio - 1e-6).ceil().clamp_min(1)
-    kept = _best(logits.detach(), valid, budget)
+    budget = (num_valid * keep_ratio - 1e-6).ceil()
+    if threshold is not None:
+        is_wanted = (logits.detach().sigmoid() >= threshold) & valid
+        budget = torch.minimum(budget, is_wanted.sum(dim=1, keepdim=True))
+    kept = _best(logits.detach(), valid, budget.clamp_min(1))
     if exploration > 0:
         extra = (num_valid * exploration - 1e-6).ceil()
         kept = kept | _best(torch.rand_like(logits), valid & ~kept, extra)
     return kept
+
+
+def largest_budget(num_windows: int, keep_ratio: float, exploration: float = 0.0) -> int:
+    """The most windows that :func:`select_windows` can mark in an image of ``num_windows``."""
+    shares = (keep_ratio, exploration)
+    return min(num_windows, sum(math.ceil(num_windows * share - 1e-6) for share in shares))
 
 
 def _best(scores: Tensor, eligible: Tensor, budget: Tensor) -> Tensor:
@@ -111,8 +131,8 @@ class _ScoreGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         output, source = ctx.saved_tensors
-        per_cell = (grad * (output - source)).sum(dim=-1, keepdim=True)
-        return grad, None, per_cell.sum_to_size(ctx.score_shape)
+        products = (output - source).mul_(grad)  # one map less than grad * (output - source)
+        return grad, None, products.sum_to_size(ctx.score_shape)
 
 
 def straight_through_score(output: Tensor, source: Tensor, score: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsenet.layers.cellwise import CellLinear, chunk_length
 from sparsenet.layers.layout import PackedLayout, Pointwise
 
 
@@ -19,9 +20,9 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.halo = halo
-        self.query = nn.Linear(channels, channels)
-        self.key_value = nn.Linear(channels, 2 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.query = CellLinear(channels, channels)
+        self.key_value = CellLinear(channels, 2 * channels)
+        self.proj = CellLinear(channels, channels)
         num_offsets = (2 * (window_size + halo) - 1) ** 2
         self.position_bias = nn.Parameter(torch.zeros(num_offsets, num_heads))
         index = relative_position_index(window_size, halo)
@@ -37,23 +38,66 @@ class WindowAttention(nn.Module):
         Returns:
             (P, S, S, C), the update; the caller adds it.
         """
-        q = self._heads(self.query(pointwise(x)).flatten(1, 2), 1)[0]  # (P, heads, S², d)
-        around = layout.neighbourhood(x, self.halo, lambda cells: self.key_value(pointwise(cells)))
-        k, v = self._heads(around.flatten(1, 2), 2)  # (P, heads, (S + 2h)², d)
-        bias = self.position_bias.t()[:, self.position_index][None]  # (1, heads, Q, K)
-        bias = self._mask_outside(bias, layout)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(out.transpose(1, 2).flatten(2)).view_as(x)
+        cells = pointwise(x)  # (P, S, S, C)
+        table, index = self._keys_and_values(cells, layout, pointwise)
+        side, num_keys = x.shape[1], index.shape[1]
+        step = chunk_length(x, num_keys * max(2 * x.shape[-1], self.num_heads * side * side))
+        parts = [slice(None)] if step is None else _slices(len(x), step)
+        bias = self.position_bias.index_select(0, self.position_index.flatten())  # (Q·K, heads)
+        bias = bias.t().view(1, self.num_heads, side * side, num_keys)  # (1, heads, Q, K)
+        return torch.cat(
+            [self._attend(cells[p], table, index[p], bias, self._inside(layout, p)) for p in parts]
+        )
 
-    def _mask_outside(self, bias: Tensor, layout: PackedLayout) -> Tensor:
+    def _keys_and_values(
+        self, cells: Tensor, layout: PackedLayout, pointwise: Pointwise
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, 2C) and, for each window, the rows it attends to (P, K)."""
+        table = self.key_value(cells).flatten(0, 2)  # (P·S², 2C)
+        if self.halo == 0:
+            index = torch.arange(len(table), device=table.device)
+            return table, index.view(len(cells), -1)
+        outside = self.key_value(pointwise(layout.outside(self.halo)))  # (R, 2C)
+        table = torch.cat([table, outside, table.new_zeros(1, table.shape[1])])
+        return table, layout.windows.halo(self.halo).table.view(len(cells), -1)
+
+    def _attend(
+        self, cells: Tensor, table: Tensor, index: Tensor, bias: Tensor, inside: Tensor | None
+    ) -> Tensor:
+        q = self._heads(self.query(cells).flatten(1, 2), 1)[0]  # (P, heads, S², d)
+        around = table.index_select(0, index.flatten()).view(*index.shape, -1)  # (P, K, 2C)
+        k, v = self._heads(around, 2)  # (P, heads, K, d)
+        out = _attention(q, k, v, bias.to(q.dtype), inside)  # (P, heads, S², d)
+        return self.proj(out.transpose(1, 2).flatten(2)).view_as(cells)
+
+    def _inside(self, layout: PackedLayout, part: slice) -> Tensor | None:
+        """Which keys lie in the map, (P, 1, 1, K) bool; None: all."""
         if self.halo == 0 and not layout.grid.is_padded:
-            return bias
-        inside = layout.is_inside(self.halo)[:, None, None, :]  # (P, 1, 1, K)
-        return bias.masked_fill(~inside, -torch.inf)  # (P, heads, Q, K)
+            return None
+        return layout.is_inside(self.halo)[part, None, None]
 
     def _heads(self, x: Tensor, parts: int) -> Tensor:
         """(P, L, parts·C) to (parts, P, heads, L, d)."""
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, inside: Tensor | None) -> Tensor:
+    """Softmax attention with a bias, over the keys ``inside`` (at least one per query).
+
+    PyTorch's fused CPU kernel has no gradient for the bias; what it takes instead copies queries,
+    keys and bias, and guards against queries without keys.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled() and bias.requires_grad:
+        logits = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias)  # (P, heads, Q, K)
+        if inside is not None:
+            logits = logits.masked_fill_(~inside, -torch.inf)
+        return logits.softmax(dim=-1).to(v.dtype) @ v
+    mask = bias if inside is None else bias.masked_fill(~inside, -torch.inf)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def relative_position_index(window_size: int, halo: int) -> Tensor:

@@ -88,6 +88,57 @@ def paired_giou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     return iou - (hull - union) / hull.clamp(min=_EPS)
 
 
+def paired_diou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Distance IoU (arXiv 1911.08287) of boxes at equal positions, in (-1, 1]."""
+    low = torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
+    high = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:])
+    diagonal = (high - low).square().sum(-1)
+    centres = boxes_a[..., :2] + boxes_a[..., 2:] - boxes_b[..., :2] - boxes_b[..., 2:]
+    distance = centres.square().sum(-1) / 4
+    return paired_iou(boxes_a, boxes_b) - distance / diagonal.clamp(min=_EPS)
+
+
+def paired_ciou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Complete IoU (arXiv 1911.08287) of boxes at equal positions: DIoU less an aspect-ratio term.
+
+    The trade-off factor of that term is a constant for the gradient, as the paper has it.
+    """
+    angle = _aspect_angle(boxes_a) - _aspect_angle(boxes_b)
+    difference = 4 / math.pi**2 * angle.square()
+    with torch.no_grad():
+        rest = 1 - paired_iou(boxes_a, boxes_b) + difference
+        # Equal boxes have 0 / 0 here, and nothing to trade off.
+        factor = difference / rest.clamp(min=_EPS)
+    return paired_diou(boxes_a, boxes_b) - factor * difference
+
+
+def _aspect_angle(boxes_xyxy: Tensor) -> Tensor:
+    width, height = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=_EPS).unbind(-1)
+    return torch.atan(width / height)
+
+
+# Similarities of boxes at equal positions, at most 1, by the names that configurations use.
+BOX_SIMILARITIES = {
+    "iou": paired_iou,
+    "giou": paired_giou,
+    "diou": paired_diou,
+    "ciou": paired_ciou,
+}
+
+
+def paired_box_loss(boxes_a: Tensor, boxes_b: Tensor, kind: str) -> Tensor:
+    """Loss ``(...)`` of boxes at equal positions: 1 - similarity, or -ln(IoU) for ``"iou"``.
+
+    The logarithm (UnitBox, arXiv 1608.01471) ends at IoU 1e-6: boxes apart have a finite loss
+    without a gradient.
+
+    Args:
+        kind: a key of ``BOX_SIMILARITIES``.
+    """
+    similarity = BOX_SIMILARITIES[kind](boxes_a, boxes_b)
+    return -similarity.clamp(min=1e-6).log() if kind == "iou" else 1 - similarity
+
+
 def pairwise_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """IoU of ``(..., A, 4)`` against ``(..., B, 4)`` boxes: ``(..., A, B)``."""
     return paired_iou(boxes_a.unsqueeze(-2), boxes_b.unsqueeze(-3))

@@ -3,9 +3,8 @@
 Maps are channels last. Shorthand: B images, (H, W) cells, C channels, S cells per window side,
 N = rows · columns windows per image (row-major), P kept windows of the whole batch, halo h.
 
-A map whose sides are multiples of S is, without a copy, a table of B · H · columns strips of S
-cells, and a window is S rows of that table: kept windows are fetched and written back by one
-one-dimensional index, and the windows that are not kept cost nothing.
+A map is, without a copy, a table of B · H · W cells: kept windows are fetched and written back by
+one one-dimensional index of its rows, and the windows that are not kept cost nothing.
 """
 
 from dataclasses import dataclass
@@ -50,12 +49,14 @@ class HaloIndex:
     """Where the cells of P kept windows and of their halos come from; see :func:`halo_index`.
 
     ``table`` (P·(S+2h)²,) int64 indexes the rows of [cells of the kept windows | ``outside`` cells
-    | one row of zeros]; ``outside`` (R,) int64 indexes the cells of the padded map.
+    | one row of zeros]; ``outside`` (R,) int64 indexes the cells of the map; ``inside``
+    (P, S+2h, S+2h) bool tells which cells lie in the map.
     """
 
     halo: int
     table: Tensor
     outside: Tensor
+    inside: Tensor
 
 
 def pad_to_windows(x: Tensor, grid: WindowGrid) -> Tensor:
@@ -85,28 +86,38 @@ def merge_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
     return x[:, : grid.map_size[0], : grid.map_size[1]]
 
 
-def gather_windows(x: Tensor, grid: WindowGrid, kept_index: Tensor) -> Tensor:
-    """Fetches kept windows from a padded map.
+def window_cells(grid: WindowGrid, window_index: Tensor, halo: int = 0) -> tuple[Tensor, Tensor]:
+    """Cells of windows grown by ``halo`` cells, as rows of the table (B·H·W, C) of a map.
 
     Args:
-        x: padded map (B, Hp, Wp, C), contiguous.
-        kept_index: (P,) int64 in [0, B·N).
+        window_index: (P,) int64 in [0, B·N).
 
     Returns:
-        (P, S, S, C).
+        (P, G, G) int64 with G = S + 2h, and (P, G, G) bool: which of them lie in the map. The
+        others hold the row of the nearest cell of the map.
     """
-    side, channels = grid.window_size, x.shape[-1]
-    strips = x.reshape(-1, side * channels)  # (B·Hp·columns, S·C)
-    return strips.index_select(0, _strip_index(grid, kept_index)).view(-1, side, side, channels)
+    columns, side = grid.size[1], grid.window_size
+    height, width = grid.map_size
+    image, window = window_index // grid.num_windows, window_index % grid.num_windows
+    offset = torch.arange(-halo, side + halo, device=window_index.device)
+    y = ((window // columns * side)[:, None] + offset)[:, :, None]  # (P, G, 1)
+    x = ((window % columns * side)[:, None] + offset)[:, None]  # (P, 1, G)
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # (P, G, G)
+    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    return (image[:, None, None] * height + y) * width + x, inside
 
 
-def scatter_windows_(x: Tensor, grid: WindowGrid, kept_index: Tensor, windows: Tensor) -> Tensor:
-    """Writes ``windows`` (P, S, S, C) over the kept windows of the padded map ``x``, in place."""
-    side, channels = grid.window_size, x.shape[-1]
-    strips = windows.reshape(-1, side * channels)
-    index = _strip_index(grid, kept_index)
-    x.view(-1, side * channels).index_copy_(0, index, strips)
-    return x
+def coarser_cells(cells: Tensor, coarse_size: tuple[int, int]) -> Tensor:
+    """Rows of the cell table of a map of half the size that lie over cells of the finer map.
+
+    Args:
+        cells: (n,) int64, rows of the table (B·2h·2w, C).
+        coarse_size: (h, w).
+    """
+    width = coarse_size[1]
+    image_row, x = cells // (2 * width), cells % (2 * width)  # image · 2h + y
+    # 2h is even: halving image · 2h + y gives image · h + y // 2
+    return image_row // 2 * width + x // 2
 
 
 def spread_windows(values: Tensor, grid: WindowGrid) -> Tensor:
@@ -116,6 +127,28 @@ def spread_windows(values: Tensor, grid: WindowGrid) -> Tensor:
     x = values[:, :, None, :, None].expand(-1, rows, side, columns, side, channels)
     x = x.reshape(-1, rows * side, columns * side, channels)
     return x[:, : grid.map_size[0], : grid.map_size[1]]
+
+
+def add_to_windows(x: Tensor, values: Tensor, grid: WindowGrid) -> Tensor:
+    """Adds to every cell of ``x`` (B, H, W, C) the value (B, rows, columns, C) of its window.
+
+    The result is contiguous. Without a gradient to keep, ``values`` are not spread first.
+    """
+    if torch.is_grad_enabled() or not runs_eagerly_on_cpu(x):
+        return (x + spread_windows(values, grid)).contiguous()
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for row, height in _whole_and_rest(grid.map_size[0], grid.window_size):
+        for column, width in _whole_and_rest(grid.map_size[1], grid.window_size):
+            y = slice(row * grid.window_size, row * grid.window_size + height)
+            z = slice(column * grid.window_size, column * grid.window_size + width)
+            part = values[:, row:, column:]
+            num = (-(-height // grid.window_size), -(-width // grid.window_size))
+            part = part[:, : num[0], None, : num[1], None]  # (B, r, 1, c, 1, C)
+            source, target = (
+                t[:, y, z].unflatten(2, (num[1], -1)).unflatten(1, (num[0], -1)) for t in (x, out)
+            )  # (B, r, ·, c, ·, C)
+            torch.add(source, part, out=target)
+    return out
 
 
 def pool_windows(x: Tensor, grid: WindowGrid, cell_mask: Tensor | None = None) -> Tensor:
@@ -145,10 +178,12 @@ def content_size(images: Tensor) -> Tensor | None:
         images: (B, C, H, W).
 
     Returns:
-        (B, 2) int64, pixels; None where every image is full, found out from the borders alone.
+        (B, 2) int64, pixels; None where every image is full, found out from the borders alone. An
+        accelerator or a compiled graph would have to stop for that: there, it is never None.
     """
     last_row, last_column = images[:, :, -1] != 0, images[:, :, :, -1] != 0  # (B, C, W), (B, C, H)
-    if bool((last_row.flatten(1).any(1) & last_column.flatten(1).any(1)).all()):
+    is_full = last_row.flatten(1).any(1) & last_column.flatten(1).any(1)  # (B,)
+    if runs_eagerly_on_cpu(images) and bool(is_full.all()):
         return None
     occupied = (images != 0).any(dim=1)  # (B, H, W)
     height = _last_true(occupied.any(dim=2))
@@ -165,7 +200,9 @@ def cell_mask(content: Tensor, map_size: tuple[int, int], stride: int) -> Tensor
     return (rows[:, :, None] & columns[:, None, :]).unsqueeze(-1).float()
 
 
-def halo_index(grid: WindowGrid, kept_index: Tensor, batch_size: int, halo: int) -> HaloIndex:
+def halo_index(
+    grid: WindowGrid, window_index: Tensor, batch_size: int, halo: int, *, is_static: bool = False
+) -> HaloIndex:
     """Finds, for each cell of each kept window grown by ``halo`` cells, the row that holds it.
 
     A cell of a kept window is taken from the packed windows, so that it is up to date; a cell of a
@@ -173,25 +210,31 @@ def halo_index(grid: WindowGrid, kept_index: Tensor, batch_size: int, halo: int)
     exactly as in a convolution of the whole map with zero padding.
 
     Args:
-        kept_index: (P,) int64 in [0, B·N).
+        window_index: (P,) int64 in [0, B·N); of equal ones, the first is up to date.
         halo: cells, >= 0.
+        is_static: the number R of outside cells must not depend on values: all halo cells are.
     """
-    side, (rows, columns), width = grid.window_size, grid.size, grid.padded_size[1]
-    image, y, x = _grown_cells(grid, kept_index, halo)  # (P, 1, 1), (P, G, 1), (P, 1, G)
-    inside = _is_inside(y, grid.map_size[0]) & _is_inside(x, grid.map_size[1])  # (P, G, G)
-    y, x = y.clamp(0, grid.padded_size[0] - 1), x.clamp(0, width - 1)
-    slots = torch.full((batch_size * rows * columns,), -1, device=kept_index.device)
-    slots[kept_index] = torch.arange(len(kept_index), device=kept_index.device)
-    slot = slots[(image * rows + y // side) * columns + x // side]  # (P, G, G)
-    packed = slot * (side * side) + (y % side) * side + x % side
-    is_outside = inside & (slot < 0)
-    cell = (image * grid.padded_size[0] + y) * width + x
-    outside = cell[is_outside]  # (R,)
-    num_packed = len(kept_index) * side * side
-    rank = is_outside.flatten().cumsum(0).view_as(slot) - 1
-    table = torch.where(is_outside, num_packed + rank, packed)
+    side, num_slots = grid.window_size, len(window_index)
+    cell, inside = window_cells(grid, window_index, halo)  # (P, G, G)
+    slot = _slots(grid, window_index, batch_size)[_window_of(grid, cell)]  # (P, G, G)
+    y, x = cell // grid.map_size[1] % grid.map_size[0] % side, cell % grid.map_size[1] % side
+    packed = (slot * side + y) * side + x
+    if is_static:
+        is_ring = torch.ones_like(cell[0], dtype=torch.bool)  # (G, G)
+        is_ring[halo : halo + side, halo : halo + side] = False
+        num_ring = is_ring.numel() - side * side
+        ring = (~is_ring).flatten().int().argsort(stable=True)[:num_ring]
+        outside = cell.flatten(1).index_select(1, ring).flatten()  # (R,)
+        rank = (is_ring.flatten().cumsum(0) - 1).view_as(is_ring)  # (G, G)
+        rank = rank + num_ring * torch.arange(num_slots, device=cell.device)[:, None, None]
+    else:
+        is_outside = inside & (slot >= num_slots)
+        outside = cell[is_outside]  # (R,)
+        rank = is_outside.flatten().cumsum(0).view_as(cell) - 1
+    num_packed = num_slots * side * side
+    table = torch.where(slot < num_slots, packed, num_packed + rank)
     table = torch.where(inside, table, num_packed + len(outside))
-    return HaloIndex(halo, table.flatten(), outside)
+    return HaloIndex(halo, table.flatten(), outside, inside)
 
 
 def gather_halo(windows: Tensor, outside: Tensor, index: HaloIndex) -> Tensor:
@@ -210,6 +253,18 @@ def gather_halo(windows: Tensor, outside: Tensor, index: HaloIndex) -> Tensor:
     return table.index_select(0, index.table).view(-1, side, side, channels)
 
 
+def runs_eagerly_on_cpu(x: Tensor) -> bool:
+    """Whether sizes may depend on values: reading one stalls an accelerator and breaks a graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _whole_and_rest(length: int, side: int) -> list[tuple[int, int]]:
+    """First window and length in cells of the run of whole windows and of what is left."""
+    whole = length // side
+    runs = [(0, whole * side), (whole, length - whole * side)]
+    return [run for run in runs if run[1]]
+
+
 def _mean_in_map(x: Tensor, side: int) -> Tensor:
     """Mean over windows without the cells beyond the map: (B, H, W, C) to (B, rows, columns, C)."""
     x = x.permute(0, 3, 1, 2)  # (B, C, H, W)
@@ -225,24 +280,18 @@ def _last_true(flags: Tensor) -> Tensor:
     return torch.where(last == 0, length, last)
 
 
-def _strip_index(grid: WindowGrid, kept_index: Tensor) -> Tensor:
-    """Rows of the strip table that make up the kept windows: (P·S,) int64."""
-    columns = grid.size[1]
-    image_row, column = kept_index // columns, kept_index % columns  # image · rows + row
-    offset = torch.arange(grid.window_size, device=kept_index.device)
-    strip_row = image_row[:, None] * grid.window_size + offset  # (P, S), image · Hp + y
-    return (strip_row * columns + column[:, None]).flatten()
+def _slots(grid: WindowGrid, window_index: Tensor, batch_size: int) -> Tensor:
+    """Position of each window of the batch in ``window_index`` (P,); P where it is missing."""
+    num_slots = len(window_index)
+    order = torch.arange(num_slots, device=window_index.device)
+    slots = order.new_full((batch_size * grid.num_windows,), num_slots)
+    return slots.scatter_reduce(0, window_index, order, "amin")
 
 
-def _grown_cells(grid: WindowGrid, kept_index: Tensor, halo: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image (P, 1, 1), y (P, G, 1) and x (P, 1, G) of the cells of grown windows, G = S + 2h."""
-    columns, side = grid.size[1], grid.window_size
-    image, window = kept_index // grid.num_windows, kept_index % grid.num_windows
-    offset = torch.arange(-halo, side + halo, device=kept_index.device)
-    y = (window // columns * side)[:, None] + offset
-    x = (window % columns * side)[:, None] + offset
-    return image[:, None, None], y[:, :, None], x[:, None, :]
-
-
-def _is_inside(position: Tensor, length: int) -> Tensor:
-    return (position >= 0) & (position < length)
+def _window_of(grid: WindowGrid, cell: Tensor) -> Tensor:
+    """The window in [0, B·N) of rows of the table (B·H·W, C)."""
+    height, width = grid.map_size
+    image_row, x = cell // width, cell % width  # image · H + y
+    image, y = image_row // height, image_row % height
+    row = image * grid.size[0] + y // grid.window_size
+    return row * grid.size[1] + x // grid.window_size

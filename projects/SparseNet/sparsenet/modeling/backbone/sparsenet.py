@@ -29,26 +29,13 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor, nn
 
 from sparsenet.errors import ConfigError
-from sparsenet.layers.global_branch import GlobalBranch
-from sparsenet.layers.layout import DenseLayout, PackedLayout
 from sparsenet.layers.local_blocks import AttentionBlock, ConvBlock, LSBlock
-from sparsenet.layers.score_net import (
-    ScoreNet,
-    WindowSelection,
-    select_windows,
-    straight_through_score,
-)
-from sparsenet.ops.windows import (
-    WindowGrid,
-    cell_mask,
-    content_size,
-    pad_to_windows,
-    pool_windows,
-    spread_windows,
-)
+from sparsenet.layers.score_net import WindowSelection
+from sparsenet.layers.sparse_stage import CHANNELS_PER_HEAD, SparseStage
+from sparsenet.modeling.neck import SparseFPN
+from sparsenet.ops.windows import content_size
 
 _STEM_STRIDE = 4
-_CHANNELS_PER_HEAD = 32  # as in Swin; the global branch, too
 
 
 @dataclass(frozen=True)
@@ -83,72 +70,6 @@ SIZES: dict[str, dict[str, SparseNetSize]] = {
 }
 
 
-class SparseStage(nn.Module):
-    """Scores windows, adds the global branch everywhere, runs local blocks on the kept windows."""
-
-    def __init__(
-        self,
-        channels: int,
-        blocks: list[nn.Module],
-        *,
-        stride: int,
-        window_size: int,
-        keep_ratio: float,
-        exploration: float,
-    ) -> None:
-        super().__init__()
-        self.stride, self.window_size = stride, window_size
-        self.keep_ratio, self.exploration = keep_ratio, exploration
-        self.score_net = ScoreNet(channels)
-        self.global_branch = GlobalBranch(channels, channels // _CHANNELS_PER_HEAD, depth=1)
-        self.blocks = nn.ModuleList(blocks)
-        # Attention needs its cells in windows; convolutions run on the map where all are kept.
-        self.can_run_dense = not any(isinstance(block, AttentionBlock) for block in blocks)
-
-    def forward(self, x: Tensor, content: Tensor | None) -> tuple[Tensor, WindowSelection]:
-        """
-        Args:
-            x: (B, H, W, C).
-            content: (B, 2), sizes of the images without filling, input pixels; None: all are full.
-
-        Returns:
-            The stage's map (B, H, W, C) and its selection.
-        """
-        grid = WindowGrid((x.shape[1], x.shape[2]), self.window_size)
-        mask = None if content is None else cell_mask(content, grid.map_size, self.stride)
-        mean = pool_windows(x, grid, mask)  # (B, rows, columns, C)
-        valid = _valid_windows(mask, mean, grid)  # (B, rows, columns)
-        logits = self.score_net(mean, pool_windows(x.square(), grid, mask), valid)
-        exploration = self.exploration if self.training else 0.0
-        kept = select_windows(logits, valid.flatten(1), self.keep_ratio, exploration)
-        coarse = self.global_branch(mean, None if mask is None else valid.flatten(1))
-        x = x + spread_windows(coarse, grid).to(x.dtype)
-        x = self._run_local(x, grid, kept, logits.sigmoid())
-        window_stride = self.stride * self.window_size
-        return x, WindowSelection(logits, kept, grid.size, window_stride, valid.flatten(1))
-
-    def _run_local(self, x: Tensor, grid: WindowGrid, kept: Tensor, score: Tensor) -> Tensor:
-        if self.keep_ratio < 1 or not self.can_run_dense:
-            every = self.keep_ratio >= 1
-            return self._run_packed(x, grid, torch.ones_like(kept) if every else kept, score)
-        score = spread_windows(score.view(-1, *grid.size, 1), grid)  # (B, H, W, 1)
-        layout, out = DenseLayout(grid), x
-        for block in self.blocks:
-            out = block(out, layout)
-        return straight_through_score(out, x, score) if torch.is_grad_enabled() else out
-
-    def _run_packed(self, x: Tensor, grid: WindowGrid, kept: Tensor, score: Tensor) -> Tensor:
-        layout = PackedLayout(pad_to_windows(x, grid), grid, kept)
-        before = windows = layout.gather()  # (P, S, S, C)
-        for block in self.blocks:
-            windows = block(windows, layout)
-        if torch.is_grad_enabled():
-            score = score.flatten()[layout.kept_index].view(-1, 1, 1, 1)
-            windows = straight_through_score(windows, before, score)
-        x = layout.scatter_(windows)
-        return x[:, : grid.map_size[0], : grid.map_size[1]]
-
-
 class SparseNet(Backbone):
     """The four stages at strides 4, 8, 16, 32; outputs are LayerNormed maps "stage0" … "stage3".
 
@@ -156,12 +77,13 @@ class SparseNet(Backbone):
     """
 
     @configurable
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one per configuration key)
         self,
         *,
         local_module: str,
         size: str,
         keep_ratio: tuple[float, ...],
+        keep_threshold: float | None = None,
         window_size: int = 7,
         out_features: tuple[str, ...] = ("stage0", "stage1", "stage2", "stage3"),
         drop_path_rate: float = 0.0,
@@ -173,6 +95,8 @@ class SparseNet(Backbone):
             local_module: "attention", "conv" or "ls".
             size: "nano" or "tiny".
             keep_ratio: share of windows that the local blocks compute, per stage, each in (0, 1].
+            keep_threshold: score in (0, 1) from which they compute a window, at most ``keep_ratio``
+                of them and at least one; None: always the share.
             window_size: cells per window side.
             out_features: names of the outputs; later stages are not built.
             drop_path_rate: of the last block; it grows linearly from 0.
@@ -185,6 +109,10 @@ class SparseNet(Backbone):
         spec = _checked_size(local_module, size)
         num_stages = _checked_stages(out_features)
         _check_numbers(keep_ratio, window_size, drop_path_rate, exploration)
+        if keep_threshold is not None and not 0 < keep_threshold < 1:
+            raise ConfigError(
+                f"MODEL.SPARSENET.KEEP_THRESHOLD must be in (0, 1); got {keep_threshold!r}."
+            )
         channels = spec.channels[:num_stages]
         self._out_features = list(out_features)
         self._out_feature_channels = {f"stage{i}": c for i, c in enumerate(channels)}
@@ -200,6 +128,7 @@ class SparseNet(Backbone):
                 stride=_STEM_STRIDE * 2**i,
                 window_size=window_size,
                 keep_ratio=keep_ratio[i],
+                keep_threshold=keep_threshold,
                 exploration=exploration,
             )
             for i in range(num_stages)
@@ -222,6 +151,7 @@ class SparseNet(Backbone):
             "local_module": node.LOCAL_MODULE,
             "size": node.SIZE,
             "keep_ratio": tuple(node.KEEP_RATIO),
+            "keep_threshold": _keep_threshold(node),
             "window_size": node.WINDOW_SIZE,
             "out_features": tuple(node.OUT_FEATURES),
             "drop_path_rate": node.DROP_PATH_RATE,
@@ -251,10 +181,24 @@ class SparseNet(Backbone):
         return {name: outputs[name] for name in self._out_features}
 
 
+# By MODEL.SPARSENET.DESIGN; sparsenet_faithful.py adds the published one.
+DESIGNS: dict[str, type[Backbone]] = {"corrected": SparseNet}
+NECKS: dict[str, type[FPN]] = {"fpn": FPN, "sparse_fpn": SparseFPN}
+
+
 @BACKBONE_REGISTRY.register()
-def build_sparsenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SparseNet:
-    """Builds the backbone of ``cfg.MODEL.SPARSENET``."""
-    return SparseNet(cfg, input_shape)
+def build_sparsenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Builds the backbone of ``cfg.MODEL.SPARSENET``.
+
+    Raises:
+        ConfigError: If ``DESIGN`` is unknown.
+    """
+    design = cfg.MODEL.SPARSENET.DESIGN
+    if design not in DESIGNS:
+        raise ConfigError(
+            f"MODEL.SPARSENET.DESIGN must be one of {', '.join(DESIGNS)}; got {design!r}."
+        )
+    return DESIGNS[design](cfg, input_shape)
 
 
 @BACKBONE_REGISTRY.register()
@@ -264,8 +208,11 @@ def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     The stages are those of ``MODEL.FPN.IN_FEATURES``, or of ``MODEL.SPARSENET.OUT_FEATURES`` where
     that is empty. Without "stage3" there is neither p5 nor p6.
 
+    ``MODEL.SPARSENET.NECK: sparse_fpn`` computes it where windows were kept, see ``SparseFPN``.
+
     Raises:
-        ConfigError: If the FPN asks for a stage that the backbone does not put out.
+        ConfigError: If the FPN asks for a stage that the backbone does not put out, or the neck is
+            unknown or cannot have the norm.
     """
     node, stages = cfg.MODEL.FPN, list(cfg.MODEL.SPARSENET.OUT_FEATURES)
     in_features = list(node.IN_FEATURES) or stages
@@ -275,8 +222,8 @@ def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
             f"got {in_features}."
         )
     has_p5 = "stage3" in in_features
-    return FPN(
-        bottom_up=SparseNet(cfg, input_shape),
+    return _neck(cfg)(
+        bottom_up=build_sparsenet_backbone(cfg, input_shape),
         in_features=in_features,
         out_channels=node.OUT_CHANNELS,
         norm=node.NORM,
@@ -285,11 +232,16 @@ def build_sparsenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     )
 
 
-def _valid_windows(mask: Tensor | None, mean: Tensor, grid: WindowGrid) -> Tensor:
-    """Windows with at least one cell of content: (B, rows, columns) bool."""
-    if mask is None:  # a window starts inside the map, so it always holds a cell of it
-        return torch.ones(mean.shape[:3], dtype=torch.bool, device=mean.device)
-    return pool_windows(mask, grid).squeeze(-1) > 0
+def _neck(cfg: CfgNode) -> type[FPN]:
+    name, norm = cfg.MODEL.SPARSENET.NECK, cfg.MODEL.FPN.NORM
+    if name not in NECKS:
+        raise ConfigError(f"MODEL.SPARSENET.NECK must be one of {', '.join(NECKS)}; got {name!r}.")
+    if name == "sparse_fpn" and norm:
+        raise ConfigError(
+            "MODEL.FPN.NORM must be '' with MODEL.SPARSENET.NECK sparse_fpn, as a norm would see "
+            f"only the kept windows; got {norm!r}. Use NECK fpn or no norm."
+        )
+    return NECKS[name]
 
 
 def _build_stem(in_channels: int, channels: int, is_overlapping: bool) -> nn.Module:
@@ -333,7 +285,7 @@ def _build_blocks(
             if local_module == "attention":
                 block = AttentionBlock(
                     channels,
-                    channels // _CHANNELS_PER_HEAD,
+                    channels // CHANNELS_PER_HEAD,
                     expansion=spec.expansion,
                     drop_path=rate,
                     window_size=window_size,
@@ -382,6 +334,14 @@ def _checked_stages(out_features: tuple[str, ...]) -> int:
             f"{', '.join(names)}, each once; got {tuple(out_features)!r}."
         )
     return max(names.index(name) for name in out_features) + 1
+
+
+def _keep_threshold(node: CfgNode) -> float | None:
+    if node.KEEP_MODE not in ("ratio", "threshold"):
+        raise ConfigError(
+            f"MODEL.SPARSENET.KEEP_MODE must be ratio or threshold; got {node.KEEP_MODE!r}."
+        )
+    return node.KEEP_THRESHOLD if node.KEEP_MODE == "threshold" else None
 
 
 def _check_numbers(
