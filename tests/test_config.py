@@ -1,20 +1,26 @@
 """Configuration: keys, overrides, and what a mistake says."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
 
+import sparsenet.modeling  # noqa: F401  registers the architectures
 from sparsenet.config import load_config
 from sparsenet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = str(ROOT / "projects" / "SparseNet")
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_yaml_loads(path: Path) -> None:
     cfg = load_config(path)
-    assert cfg.MODEL.META_ARCHITECTURE in ("SparseRCNN",)
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
     assert max(cfg.SOLVER.STEPS, default=0) < cfg.SOLVER.MAX_ITER
 
 
@@ -53,3 +59,21 @@ def test_missing_file_and_odd_overrides() -> None:
         load_config("nowhere.yaml")
     with pytest.raises(ConfigError, match="KEY VALUE pairs"):
         load_config(None, ["SOLVER.BASE_LR"])
+
+
+def test_the_package_registers_its_models_with_its_keys() -> None:
+    code = """
+import sys
+import sparsenet
+assert "torch" not in sys.modules
+from sparsenet import add_sparsenet_config
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+cfg = get_cfg()
+add_sparsenet_config(cfg)
+assert "build_sparsenet_fpn_backbone" in BACKBONE_REGISTRY
+assert "SparseRCNN" in META_ARCH_REGISTRY
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PACKAGES}, check=True
+    )

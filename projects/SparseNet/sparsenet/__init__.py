@@ -3,6 +3,9 @@
 Importing the package makes ``detectron2`` importable: the real one where it is installed, otherwise
 the subset in ``sparsenet/lite`` (appended last to ``sys.path``). ``SPARSENET_DETECTRON2=real|lite``
 forces one of them.
+
+As with any Detectron2 project, ``from sparsenet import add_sparsenet_config`` (or ``load_config``) also
+registers the models. They are imported only then: geometry and reading need no torch.
 """
 
 import importlib.util
@@ -10,6 +13,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from sparsenet.errors import ConfigError, MissingDependencyError
 
@@ -50,4 +54,12 @@ warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
 
 DETECTRON2 = _select_detectron2()
 
-__all__ = ["DETECTRON2", "__version__"]
+__all__ = ["DETECTRON2", "__version__", "add_sparsenet_config", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """The two functions that configure models, which are registered on the way."""
+    if name not in ("add_sparsenet_config", "load_config"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("sparsenet.modeling")
+    return getattr(importlib.import_module("sparsenet.config"), name)
