@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sparsenet.errors import ConfigError
 from sparsenet.gigapixel import Detections
+from sparsenet.gigapixel.masks import decode_mask, encode_mask, mask_windows
 
 
 def make(num: int = 3, image_size=(100, 200)) -> Detections:
@@ -76,3 +79,46 @@ def test_lengths_must_agree():
         Detections(np.zeros((2, 4)), np.zeros(2), np.zeros(1), np.zeros(2), np.zeros(2), (9, 9))
     with pytest.raises(ConfigError, match="arrays of one length"):
         Detections(np.zeros((2, 5)), np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2), (9, 9))
+
+
+def masked(num=3):
+    detections = replace(make(num), boxes_xyxy=make(num).boxes_xyxy + 0.25)
+    windows = mask_windows(detections.boxes_xyxy)
+    rng = np.random.default_rng(0)
+    bitmaps = [rng.random((y2 - y1, x2 - x1)) < 0.5 for x1, y1, x2, y2 in windows]
+    return replace(detections, masks=[encode_mask(bitmap) for bitmap in bitmaps]), bitmaps
+
+
+def test_downsamples_are_one_unless_told():
+    assert make().downsamples.tolist() == [1, 1, 1]
+    found = replace(make(), downsamples=[4, 1, 4])[[0, 1]]
+    assert found.downsamples.tolist() == [4, 1]
+    assert found.downsamples.dtype == np.int64
+
+
+def test_masks_follow_their_boxes():
+    detections, bitmaps = masked()
+    picked = Detections.cat([detections[[2]], detections[:1]])
+    for mask, bitmap in zip(picked.masks, (bitmaps[2], bitmaps[0])):
+        np.testing.assert_array_equal(decode_mask(mask), bitmap)
+    assert len(Detections.cat([make()[:0], detections]).masks) == 3  # nothing needs no masks
+    with pytest.raises(ConfigError, match="all have masks or all have none"):
+        Detections.cat([make(), detections])
+    with pytest.raises(ConfigError, match="arrays of one length"):
+        replace(detections, masks=detections.masks[:2])
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+@pytest.mark.parametrize("num", [0, 3])
+def test_arrays_survive_a_file_without_pickle(with_masks, num, tmp_path):
+    detections = masked()[0] if with_masks else make()
+    detections = replace(detections, downsamples=[4, 1, 2])[:num]
+    np.savez(tmp_path / "a.npz", **detections.to_arrays())
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        again = Detections.from_arrays(arrays, detections.image_size, detections.class_names)
+    assert again.class_names == detections.class_names
+    for name, column in detections.to_arrays().items():
+        np.testing.assert_array_equal(again.to_arrays()[name], column)
+    assert (again.masks is None) == (not with_masks)
+    if with_masks:
+        assert again.masks.tolist() == detections.masks.tolist()

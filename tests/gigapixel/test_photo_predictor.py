@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsenet.config import add_sparsenet_config
 from sparsenet.errors import ImageReadError
+from sparsenet.gigapixel.masks import decode_mask
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
 from sparsenet.tiling.reader import ArrayReader
 
@@ -23,6 +24,7 @@ class WholeImage(nn.Module):
         found = Instances(size, pred_boxes=Boxes(boxes))
         found.scores = torch.tensor([0.3, 0.01, 0.8])
         found.pred_classes = torch.tensor([0, 0, 1])
+        found.pred_masks = torch.arange(size[1]).expand(3, *size) < 3
         return [{"instances": found}]
 
 
@@ -49,6 +51,8 @@ def test_the_photo_is_resized_and_ordered(image_format):
     np.testing.assert_allclose(found.scores, [0.8, 0.3])  # best first, above 0.05
     assert found.boxes_xyxy[0].tolist() == [2, 2, 4, 4]
     assert not found.truncated.any()
+    assert found.class_names == ("a", "b")
+    assert decode_mask(found.masks[0]).tolist() == [[True, False]] * 2
     assert (result.num_tiles, result.num_tile_pixels) == (1, 45 * 90)
 
 

@@ -1,5 +1,4 @@
 import logging
-import math
 import threading
 
 import numpy as np
@@ -11,10 +10,12 @@ from torch import nn
 
 from sparsenet.errors import CheckpointError, ConfigError, ImageReadError
 from sparsenet.gigapixel import GigapixelPredictor, TileOptions
-from sparsenet.gigapixel.tile_batch import reaches_seam, tile_detections
-from sparsenet.tiling import ArrayReader, Tile, TileGrid, Window
+from sparsenet.gigapixel.options import SelectOptions
+from sparsenet.gigapixel.tile_batch import reaches_seam
+from sparsenet.tiling import ArrayReader, TileGrid
 
 SIZE = (700, 900)
+COARSE_TO_FINE = SelectOptions(mode="coarse_to_fine")
 TILE = TileOptions(size=128, overlap=48, downsamples=(1,), batch_size=4)
 
 
@@ -248,7 +249,8 @@ def test_only_boxes_near_seams_are_truncated():
 def test_a_saturated_tile_is_warned_of_once(caplog):
     image = plant((300, 300), scattered_boxes((300, 300), 200, (6, 12)))
     with caplog.at_level(logging.WARNING):
-        detect(None, image, num_proposals=10)
+        result = predictor(num_proposals=10)(image, progress=False)
+    assert 1 < result.num_saturated_tiles <= result.num_tiles
     warnings = [record.getMessage() for record in caplog.records if "saturated" in record.message]
     assert len(warnings) == 1
     assert "of 10 proposals" in warnings[0] and "TEST.TILE.SIZE" in warnings[0]
@@ -356,6 +358,9 @@ def test_progress_can_be_switched_off(capfd):
         ({"downsamples": ()}, "must name at least one"),
         ({"batch_size": 0}, "BATCH_SIZE must be at least 1"),
         ({"overlap": 256}, "overlap must be in"),
+        ({"merge": "wbf"}, "MERGE must be one of"),
+        ({"select": COARSE_TO_FINE, "downsamples": (2, 2)}, "at least two TEST.TILE.DOWNSAMPLES"),
+        ({"select": COARSE_TO_FINE, "downsamples": (1, 4)}, "got .* and 0"),
     ],
 )
 def test_options_that_cannot_work(options, message):
@@ -427,20 +432,3 @@ def test_detection_without_weights_is_refused(tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match="does not exist"):
         GigapixelPredictor.from_cfg(cfg)
-
-
-def test_sizes_are_left_to_the_downsample_that_is_good_for_them() -> None:
-    options = TileOptions(downsamples=(2, 8), object_size_range=(14.0, 200.0))
-    assert options.side_limits(2) == (0.0, 200.0)  # the finest keeps small ones
-    assert options.side_limits(8) == (14.0, math.inf)  # the coarsest keeps large ones
-    tile = Tile(0, 0, Window(0, 0, 2048, 2048), 8, (False, False, False, False))
-    instances = Instances(
-        (256, 256),
-        pred_boxes=Boxes(torch.tensor([[0.0, 0, 5, 13], [0, 0, 5, 15], [0, 0, 250, 250]])),
-        scores=torch.full((3,), 0.9),
-        pred_classes=torch.zeros(3, dtype=torch.int64),
-    )
-    kept = tile_detections(instances, tile, 0, options, image_size=(2048, 2048))
-    assert kept.boxes_xyxy[:, 3].tolist() == [120.0, 2000.0]
-    with pytest.raises(ConfigError, match="OBJECT_SIZE_RANGE"):
-        TileOptions(object_size_range=(20.0, 10.0))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsenet.errors import ImageReadError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
+from sparsenet.tiling import IMAGE_SUFFIXES
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,12 @@ from torch import nn
 
 from sparsenet.errors import ImageReadError
 from sparsenet.gigapixel.detections import Detections
-from sparsenet.gigapixel.predictor import GigapixelResult
+from sparsenet.gigapixel.options import TileOptions
+from sparsenet.gigapixel.progress import OnProgress, ProgressTracker
+from sparsenet.gigapixel.result import GigapixelResult
+from sparsenet.gigapixel.tile_batch import tile_detections
+from sparsenet.gigapixel.tile_rows import model_settings, run_manifest, weights_hash
+from sparsenet.tiling.grid import Tile
 from sparsenet.tiling.reader import ArrayReader, ImageReader, open_image
 from sparsenet.tiling.window import Window
 
@@ -38,25 +45,34 @@ class PhotoPredictor:
         self.model = model.eval()
         self.class_names = tuple(class_names)
         self._is_bgr = cfg.INPUT.FORMAT == "BGR"
-        self._resize = ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
-        self._score_threshold = cfg.TEST.TILE.SCORE_THRESHOLD
+        self._sides = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self._resize = ResizeShortestEdge([self._sides[0], self._sides[0]], self._sides[1])
+        self._options = TileOptions(score_threshold=cfg.TEST.TILE.SCORE_THRESHOLD)
+        self._settings = model_settings(cfg)
+        self._weights: str | None = None  # their hash, once it was needed
 
     def __call__(
-        self, image: str | os.PathLike[str] | np.ndarray | ImageReader, *, progress: bool = False
+        self,
+        image: str | os.PathLike[str] | np.ndarray | ImageReader,
+        *,
+        progress: bool = False,
+        on_progress: OnProgress | None = None,
+        rows_folder: str | os.PathLike[str] | None = None,
     ) -> GigapixelResult:
         """Detects the objects of one photo.
 
         Args:
             image: A file, (h, w, 3) uint8 RGB pixels, or an open reader.
             progress: Not used: a photo takes one step.
+            on_progress: Told of the beginning and the end.
+            rows_folder: Not used, for the same reason.
 
         Raises:
             ImageReadError: If the image cannot be read, or needs tiles.
         """
         start = time.perf_counter()
         reader = _open(image)
+        tracker = ProgressTracker(reader.path, [on_progress] if on_progress else [])
         height, width = reader.size
         pixels = reader.read(Window(0, 0, width, height))
         resized = self._resize.get_transform(pixels).apply_image(pixels)
@@ -66,7 +82,7 @@ class PhotoPredictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         with torch.inference_mode():
             output = self.model([{"image": tensor, "height": height, "width": width}])[0]
-        detections = self._to_detections(output["instances"].to("cpu"), (height, width))
+        detections = self._to_detections(output["instances"], (height, width))
         end = time.perf_counter()
         timings = {
             "decode": decoded - start,
@@ -74,20 +90,23 @@ class PhotoPredictor:
             "merge": 0.0,
             "total": end - start,
         }
-        return GigapixelResult(detections, timings, 1, resized.shape[0] * resized.shape[1])
+        num_pixels = resized.shape[0] * resized.shape[1]
+        tracker.add(1, num_pixels)
+        tracker.end({"seconds": timings, "num_detections": len(detections)})
+        return GigapixelResult(detections, timings, 1, num_pixels)
 
-    def _to_detections(self, instances: object, image_size: tuple[int, int]) -> Detections:
-        scores = instances.scores.numpy()  # type: ignore[attr-defined]
-        found = Detections(
-            boxes_xyxy=instances.pred_boxes.tensor.numpy(),  # type: ignore[attr-defined]
-            scores=scores,
-            classes=instances.pred_classes.numpy(),  # type: ignore[attr-defined]
-            truncated=np.zeros(len(scores), dtype=bool),
-            tile_ids=np.zeros(len(scores), dtype=np.int64),
-            image_size=image_size,
-            class_names=self.class_names,
-        )
-        found = found.above(self._score_threshold)
+    def manifest(self, reader: ImageReader) -> dict[str, Any]:
+        """See :meth:`GigapixelPredictor.manifest`."""
+        if self._weights is None:
+            self._weights = weights_hash(self.model)
+        settings = (self._sides, self._is_bgr, self._options.score_threshold, self._settings)
+        return run_manifest(reader.path, settings, self._weights)
+
+    def _to_detections(self, instances: Any, image_size: tuple[int, int]) -> Detections:
+        height, width = image_size
+        photo = Tile(0, 0, Window(0, 0, width, height), downsample=1, seams=(False,) * 4)
+        found = tile_detections(instances, photo, 0, self._options, image_size=image_size)
+        found = replace(found, class_names=self.class_names)
         return found[np.argsort(-found.scores, kind="stable")]
 
 

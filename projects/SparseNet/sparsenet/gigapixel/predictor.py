@@ -1,8 +1,9 @@
-"""Detection in images of any size: stream, batch, detect, merge.
+"""Detection in images of any size: select, stream, batch, detect, hand over, merge.
 
-A thread decodes the file once, from top to bottom, and cuts tiles of all downsamples; the model
-runs on batches of them meanwhile; the boxes go back to full-image pixels and are merged by the seam
-rule. Memory does not grow with the height of the image.
+A thread decodes the file from top to bottom and cuts the tiles that were selected; the model runs
+on batches of them meanwhile; the boxes go back to full-image pixels, each downsample keeps what it
+is good at, and the seam rule merges the rest. Memory does not grow with the height of the image.
+Finished tile rows can be kept on disk, and the rows shared out among processes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,32 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from torch import nn
-from tqdm import tqdm
+from detectron2.utils import comm
 
 from sparsenet.config import load_config
 from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.detections import Detections
+from sparsenet.gigapixel.hand_over import hand_over
+from sparsenet.gigapixel.image_run import ImageRun, TileModel
 from sparsenet.gigapixel.merge import merge_detections
 from sparsenet.gigapixel.options import TileOptions
-from sparsenet.gigapixel.prefetch import Prefetcher
-from sparsenet.gigapixel.tile_batch import TileBatch, pack_tiles, tile_detections
+from sparsenet.gigapixel.probes import count_probe_hits
+from sparsenet.gigapixel.progress import OnProgress, ProgressBar, ProgressTracker
+from sparsenet.gigapixel.result import GigapixelResult
+from sparsenet.gigapixel.selection import TileSelection
+from sparsenet.gigapixel.tile_batch import numbered_tile, tile_windows
+from sparsenet.gigapixel.tile_rows import (
+    RowStore,
+    file_hash,
+    model_settings,
+    run_manifest,
+    weights_hash,
+)
+from sparsenet.gigapixel.tile_runner import Model, RunOptions, TileRunner
 from sparsenet.modeling.trained_model import build_trained_model
-from sparsenet.tiling import ArrayReader, ImageReader, Tile, TileGrid, open_image, stream_tiles
+from sparsenet.tiling import ArrayReader, ImageReader, TileGrid, open_image
+
+__all__ = ["GigapixelPredictor", "GigapixelResult", "dataset_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,47 +52,35 @@ logger = logging.getLogger(__name__)
 _SATURATION = 0.9
 
 
-@dataclass(frozen=True)
-class GigapixelResult:
-    """What was found in one image, and what it took.
-
-    Args:
-        detections: Merged, best first, full-image pixels.
-        timings: Seconds by part. ``decode`` (reading, shrinking and cutting) and ``detect`` (the
-            model) run at the same time, so that their sum may exceed ``total``; ``merge`` follows.
-        num_tiles: Tiles that went through the model.
-        num_tile_pixels: Pixels that went through the model, padding included.
-    """
-
-    detections: Detections
-    timings: dict[str, float]
-    num_tiles: int
-    num_tile_pixels: int
-
-
 @dataclass(eq=False)
 class GigapixelPredictor:
     """Detects objects in whole images with any Detectron2 model.
 
     The model takes ``list[{"image": (3, H, W) uint8 tensor, "height", "width"}]`` and returns
-    ``list[{"instances": Instances}]`` with ``pred_boxes``, ``scores`` and ``pred_classes``. It is
-    put into evaluation mode. All tiles have one shape; what lies beyond the image border is filled
+    ``list[{"instances": Instances}]`` with ``pred_boxes``, ``scores`` and ``pred_classes``, and
+    optionally ``pred_masks``. An ``nn.Module`` is put into evaluation mode; any other callable is
+    called as it is. All tiles have one shape; what lies beyond the image border is filled
     with ``pad_value``, and boxes are clipped to the image.
 
     Args:
         model: The detector.
         class_names: Names by class index; may be empty.
-        tile: Tiles and merging.
+        tile: Tiles, their selection, and merging.
         image_format: Channel order that the model expects, "RGB" or "BGR".
         pad_value: Three grey levels in ``image_format`` order; the model's pixel mean is neutral.
-        num_proposals: Detections that the model can return per tile; a tile that uses more than
-            90 % of them is warned of. None does not check.
-        device: Where the model is moved to; None leaves it where it is.
+        num_proposals: Detections that the model can return per tile; tiles that use more than
+            90 % of them are warned of. None does not check.
+        device: See :class:`~sparsenet.gigapixel.tile_runner.RunOptions`, as the next three.
         use_bf16: Runs the model under autocast to bfloat16.
         channels_last: Lays out the model's weights for faster convolutions.
+        use_compile: Compiles the model's backbone.
+        shares_rows: Each process of ``torch.distributed`` runs a share of the tile rows; all must
+            be called with the same images and return the same results. False: each process runs
+            its images alone.
+        settings: What else than its weights decides on the model's outputs; for ``rows_folder``.
     """
 
-    model: nn.Module
+    model: Model
     class_names: Sequence[str] = ()
     tile: TileOptions = field(default_factory=TileOptions)
     image_format: str = "RGB"
@@ -86,23 +89,27 @@ class GigapixelPredictor:
     device: str | torch.device | None = None
     use_bf16: bool = False
     channels_last: bool = False
+    use_compile: bool = False
+    shares_rows: bool = False
+    settings: str = ""
 
     def __post_init__(self) -> None:
         if self.image_format not in ("RGB", "BGR"):
             raise ConfigError(f"image_format must be RGB or BGR, got {self.image_format!r}.")
-        if self.device is not None:
-            self.model.to(self.device)
-        if self.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.model.eval()
-        self._batch_limit = self.tile.batch_size
-        self._has_warned = False
+        options = RunOptions(self.device, self.use_bf16, self.channels_last, self.use_compile)
+        self._model = TileModel(
+            runner=TileRunner(self.model, options, self.tile.batch_size),
+            image_format=self.image_format,
+            pad_value=tuple(self.pad_value),
+            expects_objects=self.tile.select.mode == "coarse_to_fine",
+        )
+        self._weights: str | None = None  # their hash, once it was needed
 
     @classmethod
     def from_cfg(
         cls,
         cfg: CfgNode,
-        model: nn.Module | None = None,
+        model: Model | None = None,
         *,
         class_names: Sequence[str] | None = None,
         **options: Any,
@@ -113,7 +120,7 @@ class GigapixelPredictor:
             cfg: With the keys of :func:`sparsenet.config.add_sparsenet_config`.
             model: A model with its weights; None builds one and loads ``cfg.MODEL.WEIGHTS``.
             class_names: None takes those stored with the weights, or of the test dataset.
-            options: ``device``, ``use_bf16``, ``channels_last``.
+            options: ``device``, ``use_bf16``, ``channels_last``, ``use_compile``, ``shares_rows``.
 
         Raises:
             ConfigError: If a model is to be built and ``MODEL.WEIGHTS`` is empty.
@@ -130,6 +137,7 @@ class GigapixelPredictor:
             image_format=cfg.INPUT.FORMAT,
             pad_value=tuple(cfg.MODEL.PIXEL_MEAN),
             num_proposals=cfg.MODEL.SparseRCNN.NUM_PROPOSALS if is_sparse_rcnn else None,
+            settings=model_settings(cfg),
             **options,
         )
 
@@ -148,7 +156,7 @@ class GigapixelPredictor:
             config_file: A file of ``configs/``.
             weights: Replaces ``MODEL.WEIGHTS``.
             opts: ``KEY VALUE ...``, as on the command line.
-            options: ``class_names``, ``device``, ``use_bf16``, ``channels_last``.
+            options: ``class_names`` and those of :meth:`from_cfg`.
         """
         cfg = load_config(str(config_file), opts)
         if weights is not None:
@@ -159,58 +167,43 @@ class GigapixelPredictor:
         return cls.from_cfg(cfg, **options)
 
     def __call__(
-        self, image: str | os.PathLike[str] | np.ndarray | ImageReader, *, progress: bool = True
+        self,
+        image: str | os.PathLike[str] | np.ndarray | ImageReader,
+        *,
+        progress: bool = True,
+        on_progress: OnProgress | None = None,
+        rows_folder: str | os.PathLike[str] | None = None,
     ) -> GigapixelResult:
         """Detects the objects of one image.
 
         Args:
             image: A file, (h, w, 3) uint8 RGB pixels, or an open reader.
             progress: Shows a progress bar.
+            on_progress: Called with every :class:`~sparsenet.gigapixel.progress.ProgressEvent`.
+            rows_folder: Keeps finished tile rows there, and goes on from those that an earlier run
+                of the same file, options and weights left. None keeps nothing.
 
         Raises:
             ImageReadError: If the image cannot be read, is truncated, or too large.
+            ConfigError: If ``rows_folder`` is given and the image is no file.
+            OutputError: If it cannot be written.
         """
         start = time.perf_counter()
         reader = self._open(image)
-        grids = self.tile.grids(reader.size)
-        found, timings = self._detect_tiles(reader, grids, progress)
-        before_merge = time.perf_counter()
-        merged = merge_detections(
-            found,
-            iou_threshold=self.tile.merge_iou,
-            containment_threshold=self.tile.merge_containment,
-            max_detections=self.tile.max_detections,
-        )
-        end = time.perf_counter()
-        timings |= {"merge": end - before_merge, "total": end - start}
-        num_tiles = sum(len(grid) for grid in grids)
-        return GigapixelResult(merged, timings, num_tiles, num_tiles * self.tile.size**2)
-
-    def _detect_tiles(
-        self, reader: ImageReader, grids: list[TileGrid], progress: bool
-    ) -> tuple[Detections, dict[str, float]]:
-        """All tiles' detections, not merged, and the seconds of decoding and of the model."""
-        parts = [Detections.empty(reader.size)]
-        detect_seconds = 0.0
-        batches = Prefetcher(
-            pack_tiles(
-                stream_tiles(reader, grids),
-                batch_size=self.tile.batch_size,
-                size=self.tile.size,
-                image_format=self.image_format,
-                pad_value=self.pad_value,
+        store = self._open_store(reader, rows_folder) if rows_folder is not None else None
+        bar = ProgressBar() if progress else None
+        tracker = ProgressTracker(reader.path, [f for f in (bar, on_progress) if f is not None])
+        try:
+            run = ImageRun(
+                reader, self._model, self.tile, tracker, store=store, shares_rows=self.shares_rows
             )
-        )
-        num_tiles = sum(len(grid) for grid in grids)
-        name = os.path.basename(reader.path)
-        with batches, tqdm(total=num_tiles, unit="tile", desc=name, disable=not progress) as bar:
-            for batch in batches:
-                before = time.perf_counter()
-                parts += self._detect(batch, reader.size)
-                detect_seconds += time.perf_counter() - before
-                bar.update(len(batch.tiles))
-        timings = {"decode": batches.busy_seconds, "detect": detect_seconds}
-        return replace(Detections.cat(parts), class_names=tuple(self.class_names)), timings
+            run.detect()
+            result = self._merge(run, start)
+            tracker.end({"seconds": result.timings, "num_detections": len(result)})
+        finally:
+            if bar is not None:
+                bar.close()
+        return result
 
     def _open(self, image: str | os.PathLike[str] | np.ndarray | ImageReader) -> ImageReader:
         if isinstance(image, np.ndarray):
@@ -219,67 +212,87 @@ class GigapixelPredictor:
             return open_image(image, max_pixels=self.tile.max_pixels)
         return image
 
-    def _detect(self, batch: TileBatch, image_size: tuple[int, int]) -> list[Detections]:
-        """Runs the model on as many tiles at once as the memory has been found to hold."""
-        found: list[Detections] = []
-        while len(found) < len(batch.tiles):
-            part = batch.part(len(found), len(found) + self._batch_limit)
-            outputs = self._try_model(part)
-            if outputs is None:
-                self._halve_batches(len(part.tiles))
-                continue
-            for output, tile_id, tile in zip(outputs, part.tile_ids, part.tiles):
-                detections = tile_detections(
-                    output["instances"], tile, tile_id, self.tile, image_size=image_size
-                )
-                self._check_saturation(len(detections), tile)
-                found.append(detections)
-        return found
+    def manifest(self, reader: ImageReader) -> dict[str, Any]:
+        """What a result depends on: the image file, the options and the weights.
 
-    def _try_model(self, batch: TileBatch) -> list[dict[str, Any]] | None:
-        """The model's outputs, or None where several tiles at once exceed the GPU's memory."""
-        try:
-            return self._run_model(batch.pixels)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch.tiles) == 1:
-                raise
-            return None
+        Raises:
+            ConfigError: If the image is no file.
+        """
+        if not os.path.exists(reader.path):
+            raise ConfigError(
+                f"Only tile rows of an image file can be kept, got {reader.path}. Pass a file, or "
+                "rows_folder=None."
+            )
+        if self._weights is None:
+            self._weights = weights_hash(self.model)
+        settings = (
+            replace(self.tile, batch_size=1),  # may change from run to run
+            self.image_format,
+            tuple(self.pad_value),
+            self.use_bf16,
+            self.settings,
+            file_hash(self.tile.select.mask),
+        )
+        return run_manifest(reader.path, settings, self._weights)
 
-    def _halve_batches(self, num_tiles: int) -> None:
-        torch.cuda.empty_cache()
-        self._batch_limit = num_tiles // 2
-        logger.warning(
-            "Out of GPU memory with %d tiles at once; going on with %d. Set "
-            "TEST.TILE.BATCH_SIZE to it to save the attempt.",
-            num_tiles,
-            self._batch_limit,
+    def _open_store(self, reader: ImageReader, folder: str | os.PathLike[str]) -> RowStore:
+        manifest = self.manifest(reader)
+        if not self.shares_rows:
+            return RowStore(folder, manifest)
+        if comm.is_main_process():  # prepares the folder, the others find it prepared
+            RowStore(folder, manifest)
+        comm.synchronize()
+        return RowStore(folder, manifest)
+
+    def _merge(self, run: ImageRun, start: float) -> GigapixelResult:
+        """The detections of all tiles -> those of the image, with what they took."""
+        before = time.perf_counter()
+        empty = Detections.empty(run.reader.size)
+        found = Detections.cat([empty, *(row.detections for row in run.rows)])
+        found = replace(found, class_names=tuple(self.class_names))
+        num_saturated = self._count_saturated(found, run.grids)
+        handed = hand_over(found, run.levels, self.tile)
+        merged = merge_detections(
+            handed,
+            method=self.tile.merge,
+            iou_threshold=self.tile.merge_iou,
+            containment_threshold=self.tile.merge_containment,
+            max_detections=self.tile.max_detections,
+            tile_windows=tile_windows(run.grids),
+        )
+        end = time.perf_counter()
+        num_probes_hit = count_probe_hits(merged, handed, run.levels, self.tile)
+        selection = TileSelection(tuple(run.levels), num_probes_hit)
+        return GigapixelResult(
+            merged,
+            timings={**run.seconds, "merge": end - before, "total": end - start},
+            num_tiles=selection.num_kept,
+            num_tile_pixels=selection.num_kept_pixels,
+            selection=selection,
+            num_saturated_tiles=num_saturated,
         )
 
-    def _run_model(self, pixels: torch.Tensor) -> list[dict[str, Any]]:
-        height, width = pixels.shape[-2:]
-        inputs = [{"image": image, "height": height, "width": width} for image in pixels]
-        device = next((p.device.type for p in self.model.parameters()), "cpu")
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, dtype=torch.bfloat16, enabled=self.use_bf16),
-        ):
-            return self.model(inputs)
-
-    def _check_saturation(self, num_found: int, tile: Tile) -> None:
-        if self.num_proposals is None or self._has_warned:
-            return
-        if num_found > _SATURATION * self.num_proposals:
-            self._has_warned = True
+    def _count_saturated(self, found: Detections, grids: Sequence[TileGrid]) -> int:
+        """The number of tiles that used nearly all proposals; warns of them once."""
+        if self.num_proposals is None or not len(found):
+            return 0
+        counts = np.bincount(found.tile_ids)
+        num_saturated = int((counts > _SATURATION * self.num_proposals).sum())
+        if num_saturated:
+            worst = numbered_tile(int(counts.argmax()), grids)
             logger.warning(
-                "A tile is saturated: %d of %d proposals are detections above the score threshold "
-                "%g in %s at downsample %d, so some objects may be missing. Use smaller tiles "
-                "(TEST.TILE.SIZE), a finer downsample, or a model with more proposals.",
-                num_found,
+                "%d tiles are saturated: up to %d of %d proposals are detections above the score "
+                "threshold %g, so some objects may be missing; most in %s at downsample %d. Use "
+                "smaller tiles (TEST.TILE.SIZE), a finer downsample, or a model with more "
+                "proposals.",
+                num_saturated,
+                counts.max(),
                 self.num_proposals,
                 self.tile.score_threshold,
-                tile.window,
-                tile.downsample,
+                worst.window,
+                worst.downsample,
             )
+        return num_saturated
 
 
 def dataset_classes(cfg: CfgNode) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from sparsenet.gigapixel.detections import Detections
+from sparsenet.gigapixel.masks import encode_mask, mask_windows
 from sparsenet.gigapixel.options import TileOptions
-from sparsenet.tiling import Tile, boxes_to_image
+from sparsenet.tiling import Tile, TileGrid, boxes_to_image
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,46 @@ class TileBatch:
     """Tiles of one shape.
 
     Args:
-        tile_ids: Number of each tile within the run.
         tiles: Where they lie.
         pixels: (B, 3, size, size) uint8 in the model's channel order.
     """
 
-    tile_ids: list[int]
     tiles: list[Tile]
     pixels: torch.Tensor
 
     def part(self, start: int, end: int) -> TileBatch:
         """Tiles ``start`` to ``end`` of the batch."""
-        return TileBatch(self.tile_ids[start:end], self.tiles[start:end], self.pixels[start:end])
+        return TileBatch(self.tiles[start:end], self.pixels[start:end])
+
+
+def number_tiles(grids: Sequence[TileGrid]) -> Callable[[Tile], int]:
+    """Numbers for the tiles of all grids of a run, grid by grid and row by row.
+
+    A tile's number does not depend on which tiles run, in which order, or in which process.
+    """
+    firsts = np.cumsum([0, *(len(grid) for grid in grids)])
+    places = {g.downsample: (int(first), g.shape[1]) for g, first in zip(grids, firsts)}
+
+    def number(tile: Tile) -> int:
+        first, num_columns = places[tile.downsample]
+        return first + tile.row * num_columns + tile.column
+
+    return number
+
+
+def numbered_tile(number: int, grids: Sequence[TileGrid]) -> Tile:
+    """The tile with a number of :func:`number_tiles`."""
+    for grid in grids:
+        if number < len(grid):
+            row, column = divmod(number, grid.shape[1])
+            return grid.row(row)[column]
+        number -= len(grid)
+    raise AssertionError("the number is of other grids")
+
+
+def tile_windows(grids: Sequence[TileGrid]) -> np.ndarray:
+    """(T, 4) ``x1, y1, x2, y2`` of the tiles by their :func:`number_tiles`."""
+    return np.array([tile.window.xyxy for grid in grids for tile in grid], dtype=np.float64)
 
 
 def pack_tiles(
@@ -41,7 +70,7 @@ def pack_tiles(
     image_format: str,
     pad_value: Sequence[float],
 ) -> Iterator[TileBatch]:
-    """Numbers tiles in the order they come in and packs them into batches.
+    """Packs tiles into batches in the order they come in.
 
     Args:
         tiles: Tiles and their (h, w, 3) uint8 RGB pixels.
@@ -51,23 +80,21 @@ def pack_tiles(
         pad_value: Three grey levels in that order.
     """
     fill = np.clip(np.round(pad_value), 0, 255).astype(np.uint8)[:, None, None]
-    ids: list[int] = []
     members: list[Tile] = []
     batch = np.empty((batch_size, 3, size, size), np.uint8)
-    for tile_id, (tile, pixels) in enumerate(tiles):
+    for tile, pixels in tiles:
         height, width = pixels.shape[:2]
-        target = batch[len(ids)]
+        target = batch[len(members)]
         if (height, width) != (size, size):
             target[:] = fill
         channels = pixels if image_format == "RGB" else pixels[:, :, ::-1]
         target[:, :height, :width] = channels.transpose(2, 0, 1)  # (3, h, w)
-        ids.append(tile_id)
         members.append(tile)
-        if len(ids) == batch_size:
-            yield TileBatch(ids, members, torch.from_numpy(batch))
-            ids, members, batch = [], [], np.empty_like(batch)
-    if ids:
-        yield TileBatch(ids, members, torch.from_numpy(batch[: len(ids)]))
+        if len(members) == batch_size:
+            yield TileBatch(members, torch.from_numpy(batch))
+            members, batch = [], np.empty_like(batch)
+    if members:
+        yield TileBatch(members, torch.from_numpy(batch[: len(members)]))
 
 
 def tile_detections(
@@ -78,37 +105,49 @@ def tile_detections(
     *,
     image_size: tuple[int, int],
 ) -> Detections:
-    """One tile's instances -> detections of good score and size, clipped to the tile.
+    """One tile's instances -> detections of good score, clipped to the tile.
 
     Args:
-        instances: Detectron2's ``Instances`` in tile pixels.
+        instances: Detectron2's ``Instances`` in tile pixels; ``pred_masks``, (N, h, w) bool, are
+            kept where there are any.
         tile: Where the tile lies.
         tile_id: Its number within the run.
-        options: Score threshold, size limits and seam margins.
+        options: Score threshold and seam margins.
         image_size: ``(h, w)`` in full-image pixels.
 
     Returns:
         Detections in full-image pixels, without class names.
     """
-    in_tile = _to_numpy(instances.pred_boxes.tensor)
+    in_tile = to_numpy(instances.pred_boxes.tensor)
     window = np.array(tile.window.xyxy, dtype=np.float32)
     low, high = np.tile(window[:2], 2), np.tile(window[2:], 2)
     boxes = np.clip(boxes_to_image(in_tile, tile.window, tile.downsample), low, high)
-    scores = _to_numpy(instances.scores)
+    scores = to_numpy(instances.scores)
     # A box in the padding beyond the image border has no area left.
     keep = (scores >= options.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    smallest, largest = options.side_limits(tile.downsample)
-    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0) / tile.downsample
-    keep &= (side >= smallest) & (side <= largest)
     boxes = boxes[keep]
+    masks = None
+    if instances.has("pred_masks"):
+        kept = to_numpy(instances.pred_masks[torch.from_numpy(keep)])
+        masks = [_mask_in_box(mask, box, tile) for mask, box in zip(kept, mask_windows(boxes))]
     return Detections(
         boxes_xyxy=boxes,
         scores=scores[keep],
-        classes=_to_numpy(instances.pred_classes)[keep],
+        classes=to_numpy(instances.pred_classes)[keep],
         truncated=reaches_seam(boxes, tile, options.seam_margin, options.seam_margin_share),
         tile_ids=np.full(len(boxes), tile_id),
         image_size=image_size,
+        downsamples=np.full(len(boxes), tile.downsample),
+        masks=masks,  # type: ignore[arg-type]  # becomes an array of objects
     )
+
+
+def _mask_in_box(mask: np.ndarray, box: np.ndarray, tile: Tile) -> dict[str, Any]:
+    """The (h, w) mask of a tile, cut to a box of whole full-image pixels and enlarged to them."""
+    x, y = tile.window.x, tile.window.y
+    columns = (np.arange(box[0], box[2]) - x) // tile.downsample
+    rows = (np.arange(box[1], box[3]) - y) // tile.downsample
+    return encode_mask(mask[np.ix_(rows, columns)] > 0)
 
 
 def reaches_seam(
@@ -134,6 +173,7 @@ def reaches_seam(
     return ((distance < limit) & np.array(tile.seams)).any(axis=1)
 
 
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor of any device as an array; half precision becomes float32."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Result files and folders, written atomically."""
+"""Result files and folders, written atomically, and read again."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
             "Choose another with --output, or change its permissions."
         ) from error
     return path
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or holds something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

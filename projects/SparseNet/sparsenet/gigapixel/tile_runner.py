@@ -1,0 +1,119 @@
+"""Runs a detector on batches of tiles: precision, memory layout, compilation, memory limits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsenet.gigapixel.tile_batch import TileBatch
+
+logger = logging.getLogger(__name__)
+
+# A list of {"image": (3, H, W) uint8, "height", "width"} -> a list of {"instances": Instances}.
+Model = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the model runs; all but ``device`` need an ``nn.Module`` to have an effect.
+
+    Args:
+        device: Where the model is moved to; None leaves it where it is.
+        use_bf16: Runs it under autocast to bfloat16.
+        channels_last: Lays out its weights for faster convolutions.
+        use_compile: Compiles its backbone, or all of it where it has none, for batches of one
+            shape: the last, smaller batch is filled up.
+    """
+
+    device: str | torch.device | None = None
+    use_bf16: bool = False
+    channels_last: bool = False
+    use_compile: bool = False
+
+
+class TileRunner:
+    """A model in evaluation mode that takes batches of tiles.
+
+    Where a batch exceeds the GPU's memory, it is split, and later batches with it.
+
+    Args:
+        model: The detector; a callable that is no ``nn.Module`` is called as it is.
+        options: How it runs.
+        batch_size: Tiles at once, to begin with.
+    """
+
+    def __init__(self, model: Model, options: RunOptions, batch_size: int) -> None:
+        self.model = model
+        self.batch_limit = batch_size
+        self._options = options
+        if isinstance(model, nn.Module):
+            _prepare(model, options)
+
+    def __call__(self, batch: TileBatch) -> Iterator[tuple[TileBatch, list[dict[str, Any]]]]:
+        """Yields the parts of a batch that were run at once, and the model's outputs for them."""
+        start = 0
+        while start < len(batch.tiles):
+            part = batch.part(start, start + self.batch_limit)
+            outputs = self._try(part)
+            if outputs is None:
+                self._halve(len(part.tiles))
+                continue
+            yield part, outputs
+            start += len(part.tiles)
+
+    def _try(self, batch: TileBatch) -> list[dict[str, Any]] | None:
+        """The model's outputs, or None where several tiles at once exceed the GPU's memory."""
+        try:
+            return self._run(batch.pixels)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch.tiles) == 1:
+                raise
+            return None
+
+    def _halve(self, num_tiles: int) -> None:
+        torch.cuda.empty_cache()
+        self.batch_limit = num_tiles // 2
+        logger.warning(
+            "Out of GPU memory with %d tiles at once; going on with %d. Set "
+            "TEST.TILE.BATCH_SIZE to it to save the attempt.",
+            num_tiles,
+            self.batch_limit,
+        )
+
+    def _run(self, pixels: torch.Tensor) -> list[dict[str, Any]]:
+        num_tiles = len(pixels)
+        device = self.device
+        if self._options.use_compile and num_tiles < self.batch_limit:
+            filling = pixels[-1:].expand(self.batch_limit - num_tiles, -1, -1, -1)
+            pixels = torch.cat([pixels, filling])  # (batch_limit, 3, H, W)
+        if device.type == "cuda":
+            pixels = pixels.to(device, non_blocking=True)
+        height, width = pixels.shape[-2:]
+        inputs = [{"image": image, "height": height, "width": width} for image in pixels]
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._options.use_bf16),
+        ):
+            return self.model(inputs)[:num_tiles]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are; the CPU for a model without any."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
+
+def _prepare(model: nn.Module, options: RunOptions) -> None:
+    if options.device is not None:
+        model.to(options.device)
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.eval()
+    if options.use_compile:
+        backbone = getattr(model, "backbone", model)
+        backbone.compile(dynamic=False)  # in place: the names in its state_dict stay

@@ -1,0 +1,103 @@
+"""Tile numbers, and masks on their way from tiles to the image."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from blob_detector import BlobDetector
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from sparsenet.gigapixel import GigapixelPredictor, TileOptions
+from sparsenet.gigapixel.masks import decode_mask, mask_windows
+from sparsenet.gigapixel.tile_batch import number_tiles, numbered_tile, tile_windows
+
+SIZE = (500, 640)
+# Centre, half axes: alone, across seams, at the image border, small.
+ELLIPSES = [
+    ((60, 60), (30, 20)), ((190, 180), (22, 38)), ((630, 300), (30, 30)), ((300, 430), (9, 6)),
+    ((420, 90), (44, 44)),
+]  # fmt: skip
+
+
+class MaskedBlobs(BlobDetector):
+    """Every connected area with its mask."""
+
+    def find(self, image: torch.Tensor) -> Instances:
+        found = super().find(image)
+        labels = ndimage.label(image[self.channel].numpy() > self.threshold)[0]
+        masks = np.zeros((len(found), *labels.shape), dtype=bool)
+        for mask, box in zip(masks, found.pred_boxes.tensor.int().tolist()):
+            x1, y1, x2, y2 = box
+            part = labels[y1:y2, x1:x2]
+            mask[y1:y2, x1:x2] = part == np.bincount(part[part > 0]).argmax()
+        found.pred_masks = torch.from_numpy(masks)
+        return found
+
+
+@pytest.fixture(scope="module")
+def shapes() -> np.ndarray:
+    """(5, h, w) bool."""
+    masks = np.zeros((len(ELLIPSES), *SIZE), np.uint8)
+    for mask, (centre, axes) in zip(masks, ELLIPSES):
+        cv2.ellipse(mask, centre, axes, 0, 0, 360, 1, -1)
+    return masks.astype(bool)
+
+
+def predictor(*downsamples: int, model=None) -> GigapixelPredictor:
+    tile = TileOptions(size=128, overlap=96, downsamples=downsamples, batch_size=8)
+    return GigapixelPredictor(model or MaskedBlobs(), ("shape",), tile)
+
+
+def drawn(detections) -> np.ndarray:
+    """(N, h, w) bool; the masks in the image."""
+    masks = np.zeros((len(detections), *SIZE), dtype=bool)
+    for mask, small, (x1, y1, x2, y2) in zip(
+        masks, detections.masks, mask_windows(detections.boxes_xyxy)
+    ):
+        mask[y1:y2, x1:x2] = decode_mask(small)
+    return masks
+
+
+def ious(detections, shapes) -> np.ndarray:
+    """(5,) of each shape with the nearest mask."""
+    pairs = drawn(detections)[:, None], shapes[None]
+    shared, union = (pairs[0] & pairs[1]).sum((2, 3)), (pairs[0] | pairs[1]).sum((2, 3))
+    return (shared / union).max(axis=0)
+
+
+@pytest.mark.parametrize(("downsamples", "least"), [((1,), 1.0), ((2,), 0.8), ((1, 2), 0.95)])
+def test_masks_come_through_tiles_and_seams(shapes, downsamples, least):
+    image = np.where(shapes.any(0)[..., None], 250, 10).astype(np.uint8).repeat(3, axis=2)
+    found = predictor(*downsamples)(image, progress=False).detections
+    assert len(found) == len(ELLIPSES)
+    assert ious(found, shapes).min() >= least
+
+
+def test_coco_results_hold_the_masks_in_the_image(shapes):
+    image = np.where(shapes.any(0)[..., None], 250, 10).astype(np.uint8).repeat(3, axis=2)
+    found = predictor(1)(image, progress=False).detections
+    decoded = [coco_mask.decode(result["segmentation"]) for result in found.to_coco()]
+    np.testing.assert_array_equal(np.array(decoded, dtype=bool), drawn(found))
+
+
+def test_masks_below_the_threshold_are_left_out(shapes):
+    image = np.where(shapes.any(0)[..., None], 250, 10).astype(np.uint8).repeat(3, axis=2)
+    model = MaskedBlobs()
+    every = predictor(1, model=model)(image, progress=False).detections
+    limit = float(np.sort(every.scores)[1]) - 1e-4
+    tile = TileOptions(size=128, overlap=96, batch_size=8, score_threshold=limit)
+    found = GigapixelPredictor(model, tile=tile)(image, progress=False).detections
+    assert len(found.masks) == len(found) == len(ELLIPSES) - 1
+    assert (ious(found, shapes) == 1).sum() == len(found)
+
+
+def test_numbers_lead_back_to_their_tiles():
+    grids = TileOptions(size=128, overlap=32, downsamples=(1, 2, 4)).grids(SIZE)
+    number, windows = number_tiles(grids), tile_windows(grids)
+    tiles = [tile for grid in grids for tile in grid]
+    assert [number(tile) for tile in tiles] == list(range(len(tiles)))
+    assert [numbered_tile(n, grids) for n in range(len(tiles))] == tiles
+    assert windows.shape == (len(tiles), 4)
+    assert all(tuple(window) == tile.window.xyxy for window, tile in zip(windows, tiles))
