@@ -302,16 +302,16 @@ def test_lite_refuses_what_it_lacks(tmp_path):
         cfg.TEST.PRECISE_BN.ENABLED = True
         with pytest.raises(NotImplementedError, match=r"PRECISE_BN.*pip install"):
             DefaultTrainer(cfg)
-        with pytest.raises(NotImplementedError, match="segm"):
-            COCOEvaluator("contract_tiny", ("bbox", "segm"))
+        with pytest.raises(NotImplementedError, match="keypoints"):
+            COCOEvaluator("contract_tiny", ("bbox", "keypoints"))
         with pytest.raises(NotImplementedError, match="keypoints"):
             COCOEvaluator("contract_tiny", kpt_oks_sigmas=[0.1])
         evaluator = COCOEvaluator("contract_tiny")
         with pytest.raises(NotImplementedError, match="proposals"):
             evaluator.process([{"image_id": 1}], [{"proposals": None}])
         output = detected([[0.0, 0, 5, 5]], [0.5], [0])
-        output["instances"].pred_masks = torch.zeros(1, 9, 9)
-        with pytest.raises(NotImplementedError, match="pred_masks"):
+        output["instances"].pred_keypoints = torch.zeros(1, 17, 3)
+        with pytest.raises(NotImplementedError, match="pred_keypoints"):
             evaluator.process([{"image_id": 1}], [output])
     with pytest.raises(NotImplementedError, match="LazyConfig"):
         default_setup({"OUTPUT_DIR": ""}, SimpleNamespace())

@@ -1,5 +1,5 @@
-"""Stands in for detectron2.data: has catalogs, loaders, DatasetMapper, samplers, transforms and the
-COCO 2017 names; lacks load_proposals_into_dataset."""
+"""Stands in for detectron2.data: has catalogs, loaders, DatasetMapper, samplers, transforms, the
+COCO 2017 and ADE20K names; lacks load_proposals_into_dataset."""
 
 from . import transforms  # isort: skip  (detection_utils needs it)
 from detectron2._lacking import package_getattr

@@ -1,5 +1,6 @@
-"""Stands in for detectron2.data.detection_utils: has reading, checks, boxes of annotations and the
-default augmentations; lacks masks, keypoints, rotated boxes, proposals and the YUV format."""
+"""Stands in for detectron2.data.detection_utils: has reading, checks, boxes and masks of
+annotations, and the default augmentations; lacks keypoints, rotated boxes, proposals and the YUV
+format."""
 
 import logging
 import struct
@@ -7,9 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2._lacking import lacks, package_getattr
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    BoxMode,
+    Instances,
+    PolygonMasks,
+    polygons_to_bitmask,
+)
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -130,10 +139,11 @@ def transform_instance_annotations(
     *,
     keypoint_hflip_indices: np.ndarray | None = None,
 ) -> dict:
-    """Transforms box and polygons of one annotation in place and returns it.
+    """Transforms box and mask of one annotation in place and returns it.
 
     Args:
-        annotation: "bbox", "bbox_mode" and maybe "segmentation" (polygons).
+        annotation: "bbox", "bbox_mode" and maybe "segmentation": polygons, or an RLE, which
+            becomes a (h, w) mask.
         transforms: a TransformList, or a list of transforms.
         image_size: (h, w) after the transforms; the box, XYXY afterwards, is clipped to it.
         keypoint_hflip_indices: must be None.
@@ -147,31 +157,84 @@ def transform_instance_annotations(
     annotation["bbox"] = np.minimum(box, [width, height, width, height])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     if "segmentation" in annotation:
-        if not isinstance(annotation["segmentation"], list):
-            raise lacks("Transforming masks that are not polygons")
-        polygons = [np.asarray(p).reshape(-1, 2) for p in annotation["segmentation"]]
-        annotation["segmentation"] = [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+        annotation["segmentation"] = _transform_segmentation(
+            annotation["segmentation"], transforms, image_size
+        )
     return annotation
+
+
+def _transform_segmentation(
+    segmentation: Any, transforms: T.TransformList, image_size: tuple[int, int]
+) -> Any:
+    if isinstance(segmentation, list):
+        polygons = [np.asarray(p).reshape(-1, 2) for p in segmentation]
+        return [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+    if not isinstance(segmentation, dict):
+        raise ValueError(_not_a_segmentation(segmentation))
+    mask = transforms.apply_segmentation(mask_util.decode(segmentation))
+    assert tuple(mask.shape[:2]) == tuple(image_size), (
+        f"a transformed mask must have the image's size {image_size}, got {mask.shape[:2]}"
+    )
+    return mask
+
+
+def _not_a_segmentation(segmentation: Any) -> str:
+    return (
+        "segmentation must be polygons [[x0, y0, x1, y1, …], …] or an RLE {'size', 'counts'}, got "
+        f"{type(segmentation).__name__}"
+    )
 
 
 def annotations_to_instances(
     annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon"
 ) -> Instances:
-    """Returns the Instances with "gt_boxes" and "gt_classes" of one image's annotations.
+    """Returns the Instances with "gt_boxes" and "gt_classes" of one image's annotations, and
+    "gt_masks" where these have a "segmentation".
 
     Args:
-        annos: the annotations; without masks and keypoints, which lite does not have.
+        annos: the annotations; without keypoints, which lite does not have.
         image_size: (h, w) in pixels.
-        mask_format: without effect here.
+        mask_format: "polygon" for PolygonMasks, or "bitmask" for BitMasks, to which polygons, RLE
+            and (h, w) masks are converted.
     """
-    if annos and "segmentation" in annos[0]:
-        raise lacks("Training with masks (gt_masks)")
     if annos and "keypoints" in annos[0]:
         raise lacks("Training with keypoints (gt_keypoints)")
     target = Instances(image_size)
     target.gt_boxes = Boxes(np.stack([get_bbox(a) for a in annos]) if annos else np.zeros((0, 4)))
     target.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    if annos and "segmentation" in annos[0]:
+        target.gt_masks = _masks([a["segmentation"] for a in annos], image_size, mask_format)
     return target
+
+
+def _masks(
+    segmentations: list[Any], image_size: tuple[int, int], mask_format: str
+) -> PolygonMasks | BitMasks:
+    if mask_format == "polygon":
+        try:
+            return PolygonMasks(segmentations)
+        except ValueError as error:
+            raise ValueError(
+                "With INPUT.MASK_FORMAT 'polygon' every segmentation must be polygons; set it to "
+                f"'bitmask' for RLE and masks: {error}"
+            ) from error
+    assert mask_format == "bitmask", (
+        f"mask_format must be 'polygon' or 'bitmask', got {mask_format!r}"
+    )
+    # Copies: a flipped mask has negative strides, which tensors do not know.
+    masks = [torch.from_numpy(np.array(_bitmask(item, image_size))) for item in segmentations]
+    return BitMasks(torch.stack(masks))
+
+
+def _bitmask(segmentation: Any, image_size: tuple[int, int]) -> np.ndarray:
+    if isinstance(segmentation, list):
+        return polygons_to_bitmask(segmentation, *image_size)
+    if isinstance(segmentation, dict):
+        return mask_util.decode(segmentation)
+    if not isinstance(segmentation, np.ndarray):
+        raise ValueError(_not_a_segmentation(segmentation))
+    assert segmentation.ndim == 2, f"a mask must have 2 dimensions, got shape {segmentation.shape}"
+    return segmentation
 
 
 def filter_empty_instances(
@@ -181,16 +244,17 @@ def filter_empty_instances(
     box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Any:
-    """Drops instances whose box has a side of `box_threshold` pixels or less.
+    """Drops instances whose box has a side of `box_threshold` pixels or less, or, with `by_mask`,
+    whose mask is empty.
 
     Returns the Instances that are left and, with `return_mask`, the (N,) bool mask of them.
     """
     assert by_box or by_mask, "filter_empty_instances: one of by_box and by_mask must be True"
+    keep = torch.ones(len(instances), dtype=torch.bool)
+    if by_box:
+        keep &= instances.gt_boxes.nonempty(threshold=box_threshold)
     if by_mask and instances.has("gt_masks"):
-        raise lacks("Filtering by masks (gt_masks)")
-    if not by_box:
-        return instances
-    keep = instances.gt_boxes.nonempty(threshold=box_threshold)
+        keep &= instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
 
 

@@ -1,5 +1,5 @@
-"""Stands in for detectron2.evaluation.coco_evaluation: has COCOEvaluator for boxes; lacks masks,
-keypoints and box proposals."""
+"""Stands in for detectron2.evaluation.coco_evaluation: has COCOEvaluator for boxes and masks;
+lacks keypoints and box proposals."""
 
 import contextlib
 import copy
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2._lacking import lacks, package_getattr
 from detectron2.config import CfgNode
@@ -34,11 +35,12 @@ logger = logging.getLogger(__name__)
 
 __getattr__ = package_getattr(__name__)
 
+_TASKS = ("bbox", "segm")
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """COCO's average precision of boxes, in percent."""
+    """COCO's average precision of boxes and masks, in percent."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class COCOEvaluator(DatasetEvaluator):
         """Args:
         dataset_name: its metadata names a COCO json; otherwise the dataset is converted to one in
             `output_dir`.
-        tasks: ("bbox",), or None for the same.
+        tasks: of "bbox" and "segm"; None: "bbox", and "segm" where the predictions have masks.
         distributed: collect the predictions of all processes in the first one.
         output_dir: gets instances_predictions.pth and coco_instances_results.json; may be None.
         max_dets_per_image: the best so many detections of an image and class count; None is 100.
@@ -66,10 +68,11 @@ class COCOEvaluator(DatasetEvaluator):
         if isinstance(tasks, CfgNode):
             logger.warning("COCOEvaluator(name, cfg) is deprecated: pass tasks, or nothing")
             tasks = None
-        if set(tasks or ()) - {"bbox"}:
+        if set(tasks or ()) - set(_TASKS):
             raise lacks(f"COCOEvaluator with tasks {tuple(tasks)}")
         if kpt_oks_sigmas:
             raise lacks("COCOEvaluator with keypoints (kpt_oks_sigmas)")
+        self._tasks = tasks
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets_per_image = [
@@ -105,7 +108,8 @@ class COCOEvaluator(DatasetEvaluator):
 
         Args:
             inputs: each has "image_id".
-            outputs: each has "instances" with pred_boxes, scores and pred_classes.
+            outputs: each has "instances" with pred_boxes, scores, pred_classes and, for "segm",
+                pred_masks (N, h, w).
         """
         for input_, output in zip(inputs, outputs):
             if "proposals" in output:
@@ -116,7 +120,7 @@ class COCOEvaluator(DatasetEvaluator):
                 self._predictions.append({"image_id": image_id, "instances": results})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any]:
-        """Returns {"bbox": {"AP": …, "AP50": …, "AP-<class>": …}} in the first process, else {}.
+        """Returns {"bbox": {"AP": …, "AP50": …, "AP-<class>": …}, …} in the first process, else {}.
 
         A metric without any ground truth, or all of them without any detection, is NaN. No
         prediction for any image gives {}.
@@ -154,11 +158,16 @@ class COCOEvaluator(DatasetEvaluator):
         if not self._do_evaluation:
             logger.info("The json has no annotations: nothing to evaluate")
             return
-        self._results["bbox"] = (
-            self._derive_coco_results(self._run_cocoeval(coco_results, img_ids))
-            if coco_results
-            else dict.fromkeys(_METRICS, float("nan"))
-        )
+        for task in self._tasks or self._tasks_from_predictions(coco_results):
+            self._results[task] = (
+                self._derive_coco_results(self._run_cocoeval(coco_results, task, img_ids), task)
+                if coco_results
+                else dict.fromkeys(_METRICS, float("nan"))
+            )
+
+    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
+        has_masks = any("segmentation" in prediction for prediction in predictions)
+        return ["bbox", "segm"] if has_masks else ["bbox"]
 
     def _with_dataset_ids(self, results: list[dict]) -> list[dict]:
         """Returns the results with the json's category ids in place of classes."""
@@ -177,9 +186,14 @@ class COCOEvaluator(DatasetEvaluator):
             )
         return [{**r, "category_id": id_of_class[r["category_id"]]} for r in results]
 
-    def _run_cocoeval(self, coco_results: list[dict], img_ids: Sequence[int] | None) -> COCOeval:
+    def _run_cocoeval(
+        self, coco_results: list[dict], task: str, img_ids: Sequence[int] | None
+    ) -> COCOeval:
+        if task == "segm":
+            # Without a box the area, which the size classes go by, is that of the mask.
+            coco_results = [{k: v for k, v in r.items() if k != "bbox"} for r in coco_results]
         with contextlib.redirect_stdout(io.StringIO()):
-            coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(coco_results), "bbox")
+            coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(coco_results), task)
             coco_eval.params.maxDets = self._max_dets_per_image
             if img_ids is not None:
                 coco_eval.params.imgIds = img_ids
@@ -187,7 +201,7 @@ class COCOEvaluator(DatasetEvaluator):
             coco_eval.accumulate()
         return coco_eval
 
-    def _derive_coco_results(self, coco_eval: COCOeval) -> dict[str, float]:
+    def _derive_coco_results(self, coco_eval: COCOeval, iou_type: str) -> dict[str, float]:
         """Returns the six summary numbers and, if there are several classes, one of each."""
         precision = coco_eval.eval["precision"][..., -1]  # (IoU, recall, class, area)
         area = {name: i for i, name in enumerate(coco_eval.params.areaRngLbl)}
@@ -199,7 +213,7 @@ class COCOEvaluator(DatasetEvaluator):
             *(precision[..., area[name]] for name in ("small", "medium", "large")),
         )
         results = {name: _mean_percent(part) for name, part in zip(_METRICS, slices)}
-        logger.info(f"Evaluation results for bbox:\n{create_small_table(results)}")
+        logger.info(f"Evaluation results for {iou_type}:\n{create_small_table(results)}")
         names = self._metadata.get("thing_classes")
         if names is None or len(names) <= 1:
             return results
@@ -216,7 +230,7 @@ class COCOEvaluator(DatasetEvaluator):
         table = tabulate(
             per_class.items(), ["category", "AP"], tablefmt="pipe", floatfmt=".3f", numalign="left"
         )
-        logger.info(f"Per-category bbox AP:\n{table}")
+        logger.info(f"Per-category {iou_type} AP:\n{table}")
         return {**results, **{f"AP-{name}": ap for name, ap in per_class.items()}}
 
 
@@ -228,15 +242,23 @@ def _mean_percent(precision: np.ndarray) -> float:
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
     """Returns one image's detections in COCO's result format, with classes as category ids."""
-    if instances.has("pred_masks"):
-        raise lacks("COCOEvaluator for masks (pred_masks)")
     if instances.has("pred_keypoints"):
         raise lacks("COCOEvaluator for keypoints (pred_keypoints)")
     if len(instances) == 0:
         return []
     boxes = BoxMode.convert(instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     fields = zip(instances.pred_classes.tolist(), boxes.tolist(), instances.scores.tolist())
-    return [
+    results = [
         {"image_id": img_id, "category_id": class_, "bbox": box, "score": score}
         for class_, box, score in fields
     ]
+    if instances.has("pred_masks"):
+        for result, mask in zip(results, instances.pred_masks):
+            result["segmentation"] = _encode(mask.numpy())
+    return results
+
+
+def _encode(mask: np.ndarray) -> dict[str, Any]:
+    """The RLE of an (h, w) mask, in the form that fits into JSON."""
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {**rle, "counts": rle["counts"].decode("ascii")}

@@ -1,9 +1,10 @@
-"""Stands in for detectron2.layers: has the layers of ResNet, FPN and RoI pooling; lacks deformable
-convolutions, rotated operators, mask pasting, ASPP and NaiveSyncBatchNorm."""
+"""Stands in for detectron2.layers: has the layers of ResNet, FPN, RoI pooling and mask pasting;
+lacks deformable convolutions, rotated operators, ASPP and NaiveSyncBatchNorm."""
 
 from detectron2._lacking import package_getattr
 from detectron2.layers.batch_norm import FrozenBatchNorm2d, get_norm
 from detectron2.layers.blocks import CNNBlockBase
+from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.nms import batched_nms, nms
 from detectron2.layers.roi_align import ROIAlign, roi_align
 from detectron2.layers.shape_spec import ShapeSpec
@@ -39,6 +40,7 @@ __all__ = [
     "move_device_like",
     "nms",
     "nonzero_tuple",
+    "paste_masks_in_image",
     "roi_align",
     "shapes_to_tensor",
 ]

@@ -1,9 +1,13 @@
-"""Stands in for detectron2.modeling.box_regression: has Box2BoxTransform; lacks the rotated and the
-linear transform and TorchScript."""
+"""Stands in for detectron2.modeling.box_regression: has Box2BoxTransform and its losses (smooth_l1,
+giou); lacks the rotated and the linear transform, diou, ciou and TorchScript."""
 
 import math
 
 import torch
+from detectron2._lacking import lacks
+from detectron2.layers import cat
+from detectron2.structures import Boxes
+from fvcore.nn import giou_loss, smooth_l1_loss
 
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)  # largest growth: from 16 to 1000 pixels
 
@@ -48,7 +52,8 @@ class Box2BoxTransform:
         """
         deltas = deltas.float()
         size, center = _size_and_center(boxes.to(deltas.dtype))
-        shift, growth = deltas.view(len(deltas), -1, 2, 2).unbind(2)  # (N, k, 2) each
+        pairs = deltas.view(len(deltas), deltas.shape[1] // 4, 2, 2)
+        shift, growth = pairs.unbind(2)  # (N, k, 2) each
         weights = deltas.new_tensor(self.weights)
         growth = (growth / weights[2:]).clamp(max=self.scale_clamp)
         new_center = shift / weights[:2] * size[:, None] + center[:, None]  # (N, k, 2)
@@ -60,3 +65,38 @@ def _size_and_center(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, 2) width and height; (N, 2) x and y."""
     size = boxes[:, 2:] - boxes[:, :2]
     return size, boxes[:, :2] + 0.5 * size
+
+
+def _dense_box_regression_loss(
+    anchors: list[Boxes | torch.Tensor],
+    box2box_transform: Box2BoxTransform,
+    pred_anchor_deltas: list[torch.Tensor],
+    gt_boxes: list[torch.Tensor],
+    fg_mask: torch.Tensor,
+    box_reg_loss_type="smooth_l1",
+    smooth_l1_beta=0.0,
+):
+    """Returns the summed box loss of the anchors that have an object.
+
+    Args:
+        anchors: per level, R_l boxes, R in all.
+        box2box_transform: gives the deltas their meaning.
+        pred_anchor_deltas: per level, (N, R_l, 4).
+        gt_boxes: per image, (R, 4) target boxes.
+        fg_mask: (N, R) bool: the anchor has an object.
+        box_reg_loss_type: "smooth_l1" of deltas or "giou" of boxes.
+        smooth_l1_beta: where smooth L1 turns from square to linear; 0: L1.
+    """
+    tensors = [item.tensor if isinstance(item, Boxes) else item for item in anchors]
+    all_anchors = cat(tensors)  # (R, 4)
+    deltas = cat(pred_anchor_deltas, dim=1)  # (N, R, 4)
+    if box_reg_loss_type == "smooth_l1":
+        targets = [box2box_transform.get_deltas(all_anchors, boxes) for boxes in gt_boxes]
+        wanted = torch.stack(targets)[fg_mask]
+        return smooth_l1_loss(deltas[fg_mask], wanted, beta=smooth_l1_beta, reduction="sum")
+    if box_reg_loss_type == "giou":
+        decoded = torch.stack([box2box_transform.apply_deltas(d, all_anchors) for d in deltas])
+        return giou_loss(decoded[fg_mask], torch.stack(gt_boxes)[fg_mask], reduction="sum")
+    if box_reg_loss_type in ("diou", "ciou"):
+        raise lacks(f"BBOX_REG_LOSS_TYPE {box_reg_loss_type!r}")
+    raise ValueError(f"Invalid dense box regression loss type '{box_reg_loss_type}'")

@@ -1,5 +1,5 @@
-"""Stands in for detectron2.structures: has Boxes, BoxMode, Instances, ImageList; lacks masks,
-keypoints and rotated boxes."""
+"""Stands in for detectron2.structures: has Boxes, BoxMode, Instances, ImageList and masks;
+lacks keypoints and rotated boxes."""
 
 from detectron2._lacking import package_getattr
 from detectron2.structures.boxes import (
@@ -11,15 +11,20 @@ from detectron2.structures.boxes import (
 )
 from detectron2.structures.image_list import ImageList
 from detectron2.structures.instances import Instances
+from detectron2.structures.masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
 
 __all__ = [
+    "BitMasks",
     "BoxMode",
     "Boxes",
     "ImageList",
     "Instances",
+    "PolygonMasks",
+    "ROIMasks",
     "pairwise_ioa",
     "pairwise_iou",
     "pairwise_point_box_distance",
+    "polygons_to_bitmask",
 ]
 
 __getattr__ = package_getattr(__name__)

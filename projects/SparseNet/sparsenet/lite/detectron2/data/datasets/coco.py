@@ -1,5 +1,6 @@
-"""Stands in for detectron2.data.datasets.coco: has load_coco_json, register_coco_instances and
-convert_to_coco_json; lacks load_sem_seg, rotated boxes and the conversion of keypoints."""
+"""Stands in for detectron2.data.datasets.coco: has load_coco_json, load_sem_seg,
+register_coco_instances and convert_to_coco_json; lacks rotated boxes and the conversion of
+keypoints."""
 
 import contextlib
 import datetime
@@ -24,6 +25,7 @@ __all__ = [
     "convert_to_coco_dict",
     "convert_to_coco_json",
     "load_coco_json",
+    "load_sem_seg",
     "register_coco_instances",
 ]
 
@@ -140,6 +142,41 @@ def _read_segmentation(segmentation: Any) -> Any:
             return mask_util.frPyObjects(segmentation, *segmentation["size"])
         return segmentation
     return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+
+
+def load_sem_seg(
+    gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg"
+) -> list[dict]:
+    """Pairs images with label maps of the same relative path into dataset dicts, in path order.
+
+    Args:
+        gt_root: folder of the label maps, in which a pixel's value is its class.
+        image_root: folder of the images.
+        gt_ext, image_ext: endings of their names.
+
+    Returns:
+        dicts with "file_name" and "sem_seg_file_name"; an image or a label map without its partner
+        is left out with a warning.
+    """
+    images, labels = _files_by_stem(image_root, image_ext), _files_by_stem(gt_root, gt_ext)
+    assert labels, f"no label map (*.{gt_ext}) was found in {gt_root}"
+    assert images, f"no image (*.{image_ext}) was found in {image_root}"
+    alone = images.keys() ^ labels.keys()
+    if alone:
+        logger.warning(
+            f"{len(alone)} of {image_root} and {gt_root} have no partner and are left out, such as "
+            f"{min(alone)}"
+        )
+    both = sorted(images.keys() & labels.keys())
+    logger.info(f"Loaded {len(both)} images with semantic labels from {image_root}")
+    return [{"file_name": images[stem], "sem_seg_file_name": labels[stem]} for stem in both]
+
+
+def _files_by_stem(root: str, extension: str) -> dict[str, str]:
+    """The files directly in ``root`` with this ending: name without the ending -> path."""
+    suffix = f".{extension}"
+    names = [name for name in PathManager.ls(root) if name.endswith(suffix)]
+    return {name.removesuffix(suffix): os.path.join(root, name) for name in names}
 
 
 def _polygon_area(polygon: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
 """Stands in for detectron2.data.transforms: has fvcore's transforms, ResizeTransform,
-Augmentation and its lists, Resize, ResizeShortestEdge, RandomFlip and
-RandomCrop; lacks the other augmentations."""
+Augmentation and its lists, Resize, ResizeShortestEdge, RandomApply, RandomFlip, the random crops,
+brightness, contrast and saturation; lacks the other augmentations."""
 
 from detectron2._lacking import package_getattr
 from fvcore.transforms.transform import (
@@ -25,7 +25,17 @@ from .augmentation import (
     apply_augmentations,
     apply_transform_gens,
 )
-from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .augmentation_impl import (
+    RandomApply,
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomCrop_CategoryAreaConstraint,
+    RandomFlip,
+    RandomSaturation,
+    Resize,
+    ResizeShortestEdge,
+)
 from .transform import ResizeTransform
 
 __all__ = [
@@ -38,8 +48,13 @@ __all__ = [
     "HFlipTransform",
     "NoOpTransform",
     "PadTransform",
+    "RandomApply",
+    "RandomBrightness",
+    "RandomContrast",
     "RandomCrop",
+    "RandomCrop_CategoryAreaConstraint",
     "RandomFlip",
+    "RandomSaturation",
     "Resize",
     "ResizeShortestEdge",
     "ResizeTransform",

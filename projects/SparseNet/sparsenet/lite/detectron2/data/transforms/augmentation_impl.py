@@ -1,13 +1,15 @@
 """Stands in for detectron2.data.transforms.augmentation_impl: has Resize, ResizeShortestEdge,
-RandomFlip and RandomCrop; lacks the others.
+RandomApply, RandomFlip, the random crops, brightness, contrast and saturation; lacks the others.
 
 All draws come from numpy's global generator, in the order of the real ones."""
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fvcore.transforms.transform import (
+    BlendTransform,
     CropTransform,
     HFlipTransform,
     NoOpTransform,
@@ -16,10 +18,41 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from .augmentation import Augmentation
+from .augmentation import Augmentation, _as_augmentation
 from .transform import ResizeTransform
 
-__all__ = ["RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
+__all__ = [
+    "RandomApply",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomCrop_CategoryAreaConstraint",
+    "RandomFlip",
+    "RandomSaturation",
+    "Resize",
+    "ResizeShortestEdge",
+]
+
+_CROP_TRIALS = 10
+
+
+class RandomApply(Augmentation):
+    """Applies a transform or an augmentation with a probability."""
+
+    def __init__(self, tfm_or_aug: Transform | Augmentation, prob=0.5):
+        super().__init__()
+        self.aug = _as_augmentation(tfm_or_aug)
+        assert 0.0 <= prob <= 1.0, f"prob must be in [0, 1], got {prob}"
+        self.prob = prob
+
+    def get_transform(self, *args: Any) -> Transform:
+        return self.aug.get_transform(*args) if self._is_drawn() else NoOpTransform()
+
+    def __call__(self, aug_input: Any) -> Transform:
+        return self.aug(aug_input) if self._is_drawn() else NoOpTransform()
+
+    def _is_drawn(self) -> bool:
+        return self._rand_range() < self.prob
 
 
 class RandomFlip(Augmentation):
@@ -154,3 +187,78 @@ class RandomCrop(Augmentation):
             least_shares = np.asarray(shares, dtype=np.float32)
             shares = least_shares + np.random.rand(2) * (1 - least_shares)
         return int(height * shares[0] + 0.5), int(width * shares[1] + 0.5)
+
+
+class RandomCrop_CategoryAreaConstraint(Augmentation):
+    """A RandomCrop in which, if ten draws find such a place, no class of the label map has more
+    than a given share."""
+
+    def __init__(
+        self,
+        crop_type: str,
+        crop_size,
+        single_category_max_area: float = 1.0,
+        ignored_category: int | None = None,
+    ):
+        """Args:
+        crop_type, crop_size: of RandomCrop.
+        single_category_max_area: the largest share; 1: any.
+        ignored_category: a label that may take more, and does not count.
+        """
+        self.crop_aug = RandomCrop(crop_type, crop_size)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
+        if self.single_category_max_area >= 1.0:
+            return self.crop_aug.get_transform(image)
+        height, width = sem_seg.shape
+        for _ in range(_CROP_TRIALS):
+            crop_h, crop_w = self.crop_aug.get_crop_size((height, width))
+            top = np.random.randint(height - crop_h + 1)
+            left = np.random.randint(width - crop_w + 1)
+            inside = sem_seg[top : top + crop_h, left : left + crop_w]
+            labels, counts = np.unique(inside, return_counts=True)
+            if self.ignored_category is not None:
+                counts = counts[labels != self.ignored_category]
+            if len(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area:
+                break
+        return CropTransform(left, top, crop_w, crop_h)
+
+
+class _RandomBlend(Augmentation):
+    """Moves the image from, or beyond, some other picture by a factor drawn from a range; 1 keeps
+    it."""
+
+    def __init__(self, intensity_min: float, intensity_max: float):
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        factor = np.random.uniform(self.intensity_min, self.intensity_max)
+        other = self._other(image)
+        return BlendTransform(src_image=other, src_weight=1 - factor, dst_weight=factor)
+
+    def _other(self, image: np.ndarray) -> Any:
+        raise NotImplementedError
+
+
+class RandomContrast(_RandomBlend):
+    """Against the mean of the image."""
+
+    def _other(self, image: np.ndarray) -> Any:
+        return image.mean()
+
+
+class RandomBrightness(_RandomBlend):
+    """Against black."""
+
+    def _other(self, image: np.ndarray) -> Any:
+        return 0
+
+
+class RandomSaturation(_RandomBlend):
+    """Against the grey image; takes RGB."""
+
+    def _other(self, image: np.ndarray) -> Any:
+        assert image.shape[-1] == 3, f"RandomSaturation needs an RGB image, got {image.shape}"
+        return image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]  # (h, w, 1)

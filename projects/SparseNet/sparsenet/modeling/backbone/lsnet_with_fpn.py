@@ -1,0 +1,19 @@
+"""LSNet with the feature pyramid of its published detectors: ``build_lsnet_extra_fpn_backbone``."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from sparsenet.modeling.backbone.lsnet import LSNet
+from sparsenet.modeling.neck import LSNetFPN
+
+
+@BACKBONE_REGISTRY.register()
+def build_lsnet_extra_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LSNetFPN:
+    """Builds p3 … p6, and p2 or p7 by ``MODEL.LSNET.EXTRA_LEVEL``."""
+    return LSNetFPN(
+        LSNet(cfg, input_shape),
+        list(cfg.MODEL.FPN.IN_FEATURES) or list(cfg.MODEL.LSNET.OUT_FEATURES),
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        extra_level=cfg.MODEL.LSNET.EXTRA_LEVEL,
+    )
