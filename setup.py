@@ -38,8 +38,46 @@ GIGAPIXEL = [
     "faster-coco-eval>=1.6",  # COCO metrics at 500+ detections per image, 65 times faster than pycocotools
 ]
 
+WSI = [
+    "openslide-python>=1.3",  # slides: SVS, NDPI, MRXS …; first release with colour profiles
+    "openslide-bin>=4.0",  # OpenSlide itself, no system package needed; the version that has profiles
+]
+
+GEO = [
+    "rasterio>=1.4",  # GeoTIFF and COG with their place on the map, JPEG 2000; first release for numpy 2
+]
+
+CLASSIFICATION = [
+    "timm>=1.0",  # registry, augmentation, losses and schedules of classifiers; forward_head(pre_logits=)
+    "scikit-learn>=1.3",  # k-means, silhouette and NMI of embeddings; first wheels for Python 3.12
+]
+
+SEARCH = [
+    "faiss-cpu>=1.8",  # nearest neighbours among many embeddings; first for numpy 2
+]
+
 EXTRAS_REQUIRE = {
     "gigapixel": GIGAPIXEL,
+    "wsi": [*GIGAPIXEL, *WSI],
+    "geo": [*GIGAPIXEL, *GEO],
+    "classification": CLASSIFICATION,
+    "search": [*CLASSIFICATION, *SEARCH],
+    "ray": [
+        "ray[data]>=2.9",  # tools/predict_ray.py: images on many machines; first with concurrency=
+    ],
+    "onnx": [
+        "onnxruntime>=1.18",  # detectors of other projects in our predictor; first for numpy 2
+    ],
+    "sahi": [
+        *GIGAPIXEL,
+        "sahi>=0.12",  # our models in SAHI's slicing; first release with batches of slices
+    ],
+    "bench": [
+        *GIGAPIXEL,
+        "onnxruntime>=1.18",  # tools/benchmark_gigapixel.py runs one network in all contenders
+        "sahi>=0.12",  # a contender
+        "supervision>=0.26",  # a contender, and where Detections.to_supervision leads
+    ],
     # Not on any registry: built from its repository. Needs `--no-build-isolation` and setuptools<81 (README).
     "detectron2": [
         "detectron2 @ git+https://github.com/facebookresearch/detectron2"
@@ -47,10 +85,17 @@ EXTRAS_REQUIRE = {
     ],
     "test": [
         *GIGAPIXEL,
+        *WSI,
+        *GEO,
+        *CLASSIFICATION,
+        *SEARCH,
+        "tifffile>=2023.1",  # writes the OME-TIFF files that tests read
         "pytest>=7.4",
         "pytest-xdist>=3.3",  # two workers on two cores
         "hypothesis>=6.80",  # property tests of windows, grids and merge
-        "timm>=1.0",  # reference blocks for parity tests
+        "onnxscript>=0.1",  # torch.onnx's exporter of our operators; brings onnx
+        "onnxruntime>=1.18",  # runs what was exported, to compare with torch
+        "geojson>=3.0",  # checks that our GeoJSON is valid
         "ruff>=0.6",
         "mypy>=1.10",
     ],
@@ -65,7 +110,10 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/SparseNet"},
     packages=find_packages("projects/SparseNet", include=["sparsenet", "sparsenet.*"]),
-    package_data={"sparsenet.gigapixel": ["viewer_assets/*"]},
+    package_data={
+        "sparsenet.gigapixel": ["viewer_assets/*"],
+        "sparsenet.embedding": ["gallery_assets/*"],
+    },
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -3,11 +3,13 @@
 
     python tools/benchmark_detector.py --config-file configs/a.yaml configs/b.yaml \\
         --input-size 800 1280 --output output/benchmark/detectors.json
-    python tools/benchmark_detector.py --config-file configs/….yaml --peer my_package:build_head
+    python tools/benchmark_detector.py --config-file configs/….yaml \\
+        --peer sparsenet.analysis.reference_head:ReferenceHead
 
-``--peer`` times another head on the inputs and weights of the first configuration's own. Its
-callable gets the configuration and ``{map name: ShapeSpec}`` and returns a module that takes
-(maps, boxes (N, P, 4), proposals (N, P, d)) and has parameters of the same names.
+``--peer`` times another head on the inputs and weights of the first configuration's own; the one
+above is Sparse R-CNN's, step by step. Its callable gets the configuration and
+``{map name: ShapeSpec}`` and returns a module that takes (maps, boxes (N, P, 4), proposals
+(N, P, d)) and has parameters of the same names.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@
         --class-names person vehicle
     python tools/convert_checkpoint.py swin_t.pth backbone.pth --from swin \\
         --config-file configs/panda/sparse_rcnn_sparsenet_attention_tiny_fpn_12e_faithful.yaml
+    python tools/convert_checkpoint.py resnet50.pth r50.pth --from torchvision
+    python tools/convert_checkpoint.py r50_100pro_3x_model.pth weights.pth --from sparsercnn \\
+        --config-file configs/coco/sparsercnn.res50.100pro.3x.yaml
 
 Half-precision files load into full-precision models. ``--from`` reads another project's names;
 with ``--config-file`` the model of that file says what it can use of the result.

@@ -26,7 +26,7 @@ from sparsenet.analysis.drawing import (
     load_dataset,
 )
 from sparsenet.config import load_config
-from sparsenet.data import register_coco_files
+from sparsenet.data import register_datasets
 from sparsenet.engine import Trainer
 from sparsenet.errors import SparseNetError
 from sparsenet.gigapixel.pictures import write_picture
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
-        register_coco_files(cfg.DATASETS.COCO_FILES)
+        register_datasets(cfg)
         pictures = draw(cfg, args.source, args.num_images, args.side)
         write_picture(args.output, contact_sheet(pictures, args.columns, args.side))
     except SparseNetError as error:

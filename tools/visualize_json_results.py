@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sparsenet.analysis.drawing import draw_results, load_dataset
 from sparsenet.config import load_config
-from sparsenet.data import register_coco_files
+from sparsenet.data import register_datasets
 from sparsenet.errors import DatasetError, DatasetNotFoundError, SparseNetError
 from sparsenet.gigapixel.exports import make_folder
 from sparsenet.gigapixel.pictures import write_picture
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         cfg = load_config(args.config_file, args.opts)
-        register_coco_files(cfg.DATASETS.COCO_FILES)
+        register_datasets(cfg)
         name = args.dataset or next(iter(cfg.DATASETS.TEST), "")
         items = load_dataset(name)[: args.num_images]
         results = read_results(args.results)

@@ -3,10 +3,12 @@
 
     python projects/SparseNet/train_net.py --num-gpus 8 --config-file configs/….yaml
     python projects/SparseNet/train_net.py --config-file … --eval-only MODEL.WEIGHTS model.pth
+    python projects/SparseNet/train_net.py --config-file … --eval-only MODEL.WEIGHTS output/run
     python projects/SparseNet/train_net.py --num-gpus 0 --config-file … --resume
 
 The command line is Detectron2's. Without a GPU, ``--num-gpus 0`` runs one process and
-``--num-gpus N`` runs N processes that talk through gloo.
+``--num-gpus N`` runs N processes that talk through gloo. Where MODEL.WEIGHTS is a folder, all its
+checkpoints are evaluated and the best by TEST.BEST_METRIC is told.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from pathlib import Path
+from typing import Any
 
 import sparsenet  # makes detectron2 importable
 
@@ -28,8 +32,9 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from sparsenet.config import load_config
-from sparsenet.data import register_coco_files
+from sparsenet.data import register_datasets, require_builtin_files
 from sparsenet.engine import SafeCheckpointer, Trainer
+from sparsenet.engine.checkpoint_comparison import evaluate_checkpoints
 from sparsenet.errors import DatasetError, SparseNetError
 
 
@@ -53,20 +58,38 @@ def require_datasets(cfg: CfgNode) -> None:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:8]
             raise DatasetError(
                 f"The dataset {name!r} must be registered, it is not. Known are, among others, "
-                f"{', '.join(near)}. Register a COCO json with DATASETS.COCO_FILES."
+                f"{', '.join(near)}. Register your own with DATASETS.COCO_FILES, VOC_FOLDERS, "
+                "YOLO_FOLDERS or ODGT_FILES."
             )
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
+    """The metrics of a model, also with test-time augmentation where it is on."""
+    results = dict(Trainer.test(cfg, model))
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_tta(cfg, model))
+    return results
+
+
+def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates the file ``MODEL.WEIGHTS``, or all checkpoints of that folder for the best."""
+    if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).is_dir() and not args.resume:
+        return evaluate_checkpoints(cfg, evaluate, trust=args.trust_checkpoint)
+    model = Trainer.build_model(cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_checkpoint)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    return evaluate(cfg, model)
 
 
 def main(args: argparse.Namespace) -> object:
     """Runs in every process."""
     cfg = setup(args)
-    register_coco_files(cfg.DATASETS.COCO_FILES)
+    register_datasets(cfg)
     require_datasets(cfg)
+    used = () if args.eval_only else cfg.DATASETS.TRAIN
+    require_builtin_files((*used, *cfg.DATASETS.TEST))
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_checkpoint)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
+        results = evaluate_weights(cfg, args)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

@@ -74,3 +74,10 @@ def test_two_runs_are_drawn_in_two_colours(tmp_path: Path) -> None:
     pixels = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1]
     for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's C0 and C1
         assert (np.abs(pixels.astype(int) - colour).max(axis=-1) < 8).sum() > 50
+
+
+def test_epochs_of_a_classifier_are_its_iterations(tmp_path: Path) -> None:
+    rows = [{"epoch": 0, "val_top1": 20.0}, {"epoch": 1, "val_top1": 60.0}]
+    write_lines(tmp_path / "train_log.txt", *rows)
+    run = read_metrics(tmp_path)
+    assert [(line["iteration"], line["val_top1"]) for line in run] == [(0, 20.0), (1, 60.0)]

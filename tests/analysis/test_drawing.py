@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 
 from sparsenet.analysis.drawing import (
     contact_sheet,
@@ -99,3 +99,18 @@ def test_a_contact_sheet_keeps_order_and_proportions() -> None:
 def test_an_unknown_dataset() -> None:
     with pytest.raises(DatasetError, match="'absent' must be registered"):
         load_dataset("absent")
+
+
+@pytest.mark.parametrize("as_bits", [False, True])
+def test_outlines_of_an_example_are_filled(item, as_bits: bool) -> None:
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 40.0]]))
+    instances.gt_classes = torch.tensor([0])
+    masks = PolygonMasks([[np.array([8.0, 8, 40, 8, 8, 40])]])  # the upper left half of the box
+    instances.gt_masks = BitMasks.from_polygon_masks(masks, 64, 64) if as_bits else masks
+    ignored = Boxes(torch.tensor([[44.0, 44.0, 60.0, 60.0]]))
+    image = torch.full((3, 64, 64), GREY, dtype=torch.uint8)
+    example = {"image": image, "instances": instances, "ignore_boxes": ignored}
+    picture = draw_example(example, NAME, "RGB", side=128)
+    assert np.abs(tint(picture, 60, 30)).max() > 20  # inside the outline, below the label
+    assert np.abs(tint(picture, 66, 66)).max() < 5  # in the box, outside the outline

@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "projects" / "SparseNet" / "sparsenet"
 LEVELS = {
     "errors": 0, "ops": 0, "tiling": 0, "layers": 1, "config": 1,
-    "modeling.backbone": 2, "modeling.head": 2, "modeling.losses": 2,
+    "modeling.backbone": 2, "modeling.head": 2, "modeling.neck": 2, "modeling.losses": 2,
     "modeling.meta_arch": 3, "modeling.checkpoint": 3,
-    "modeling.trained_model": 3, "modeling": 3,
+    "modeling.trained_model": 3, "modeling.timm_models": 3, "modeling": 3,
     "gigapixel": 4, "evaluation": 4, "data": 4,
     "engine": 5, "analysis": 5, "embedding": 5, "export": 5,
 }  # fmt: skip
@@ -21,8 +21,11 @@ SIBLINGS = {
     ("modeling", "modeling.meta_arch"),
     ("modeling.trained_model", "modeling"),
     ("modeling.trained_model", "modeling.checkpoint"),
+    ("modeling.timm_models", "modeling.checkpoint"),
     ("evaluation", "data"),
     ("modeling.head", "modeling.losses"),
+    ("modeling.backbone", "modeling.neck"),
+    ("embedding", "analysis"),
 }
 FORBIDDEN = {"ops": ("detectron2",), "layers": ("detectron2",), "tiling": ("detectron2", "torch")}
 MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if "lite" not in p.relative_to(PACKAGE).parts]

@@ -2,9 +2,16 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from sparsenet.config import load_config
 from sparsenet.data import builtin
-from sparsenet.data.builtin import prefer_pyramids, register_coco_files, register_panda
+from sparsenet.data.builtin import (
+    prefer_pyramids,
+    register_coco_files,
+    register_datasets,
+    register_panda,
+)
 from sparsenet.errors import AnnotationError, ConfigError, DatasetNotFoundError
 
 
@@ -129,3 +136,54 @@ def test_pyramids_are_preferred(tmp_path, place):
         str(root / "scene" / "b.jpg"),
         str(root / "scene" / "c.tif"),
     ]
+
+
+def test_every_kind_of_dataset_is_registered_by_its_key(tmp_path, names):
+    names += ["a_coco", "a_voc", "a_yolo", "an_odgt"]
+    Image.new("RGB", (200, 100)).save(tmp_path / "a.jpg")
+    corners = "<xmin>2</xmin><ymin>3</ymin><xmax>4</xmax><ymax>6</ymax>"
+    (tmp_path / "a.xml").write_text(
+        f"<annotation><object><name>person</name><bndbox>{corners}</bndbox></object></annotation>"
+    )
+    (tmp_path / "a.txt").write_text("0 0.0125 0.04 0.015 0.04")
+    person = {"tag": "person", "vbox": [1, 2, 3, 4], "fbox": [0, 0, 9, 9]}
+    (tmp_path / "a.odgt").write_text(json.dumps({"ID": "a", "gtboxes": [person]}))
+    value = json.loads(write_coco(tmp_path / "a.json").read_text())
+    value["images"][0]["file_name"] = "a.jpg"
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    folder = str(tmp_path)
+    cfg = load_config()
+    cfg.DATASETS.COCO_FILES = [["a_coco", f"{folder}/a.json", folder]]
+    cfg.DATASETS.VOC_FOLDERS = [["a_voc", folder, ""]]
+    cfg.DATASETS.YOLO_FOLDERS = [["a_yolo", folder, ""]]
+    cfg.DATASETS.ODGT_FILES = [["an_odgt", f"{folder}/a.odgt", folder]]
+    cfg.DATASETS.CLASS_NAMES = ("person",)
+    cfg.DATASETS.ODGT_BOX = "vbox"
+    for _ in range(2):
+        register_datasets(cfg)
+    for name in names:
+        (item,) = DatasetCatalog.get(name)
+        assert item["file_name"] == f"{folder}/a.jpg"
+        assert item["annotations"][0]["bbox"] == pytest.approx([1, 2, 4, 6])
+        metadata = MetadataCatalog.get(name)
+        assert metadata.thing_classes == ["person"]
+        assert metadata.evaluator_type == ("crowd" if name == "an_odgt" else "coco")
+    cfg.DATASETS.CLASS_NAMES = ("cat",)
+    register_datasets(cfg)
+    with pytest.raises(AnnotationError, match="'person' must be one of cat"):
+        DatasetCatalog.get("a_voc")
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        ("VOC_FOLDERS", "folder, split"),
+        ("YOLO_FOLDERS", r"folder or data\.yaml, split"),
+        ("ODGT_FILES", "odgt file, image folder"),
+    ],
+)
+def test_the_form_of_an_entry_is_told(key, form):
+    cfg = load_config()
+    cfg.DATASETS[key] = [["name", "folder"]]
+    with pytest.raises(ConfigError, match=rf"DATASETS\.{key} must list \[name, {form}\]"):
+        register_datasets(cfg)

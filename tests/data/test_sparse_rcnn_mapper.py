@@ -105,3 +105,11 @@ def test_images_without_boxes_stay_in(item):
 def test_wrong_size_is_an_error(item):
     with pytest.raises(Exception, match="320"):
         make_mapper(False)({**item, "height": 100})
+
+
+def test_flips_can_be_turned_off(item):
+    cfg = get_cfg()
+    add_sparsenet_config(cfg)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (240,), "none"
+    mapper = SparseRCNNDatasetMapper(cfg, True)
+    assert all(torch.equal(mapper(item)["image"], mapper(item)["image"]) for _ in range(6))

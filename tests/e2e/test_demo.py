@@ -106,6 +106,52 @@ def test_the_threshold_hides_but_coco_results_keep(files):
     assert not (folder / "viewer").exists()
 
 
+def test_selection_merging_formats_and_log(files):
+    status = run_demo(
+        files, "--input", files / "images", "--select", "coarse_to_fine", "--merge", "seam",
+        "--export", "coco", "cvat", "--log-json", files / "log" / "steps.jsonl",
+        opts=("TEST.TILE.OBJECT_SIZE_RANGE", "(12, 200)"),
+    )  # fmt: skip
+    assert status == 0
+    folder = files / "out" / "painted"
+    np.testing.assert_allclose(found_boxes(folder), sorted(PAINTED), atol=4)
+    assert (folder / "detections.cvat.xml").stat().st_size > 0
+    assert not (folder / "detections.csv").exists()
+    coarse, fine = json.loads((folder / "summary.json").read_text())["selection"]["levels"]
+    assert (coarse["downsample"], coarse["num_kept"]) == (4, coarse["num_tiles"])
+    assert fine["num_tiles"] == 20
+    assert fine["reasons"]["object"] == 2  # two objects lie in one tile
+    assert fine["reasons"]["empty"] == 20 - fine["num_kept"]
+    page = (folder / "viewer" / "detections.js").read_text()
+    skipped = json.loads(page.removeprefix("window.SPARSENET=").rstrip().rstrip(";"))["skipped"]
+    assert skipped["reasons"] == ["nothing expected"] * fine["reasons"]["empty"]
+    steps = [json.loads(line) for line in (files / "log" / "steps.jsonl").open()]
+    assert {step["kind"] for step in steps} == {"start", "selected", "tiles", "end"}
+    assert steps[-1]["num_done"] == coarse["num_kept"] + fine["num_kept"]
+
+
+def test_a_mask_limits_where_is_looked(files):
+    mask = np.zeros((72, 100), np.uint8)
+    mask[:12, :12] = 255
+    cv2.imwrite(str(files / "mask.png"), mask)
+    arguments = ("--input", files / "images", "--mask", files / "mask.png", "--no-viewer")
+    assert run_demo(files, *arguments, opts=("TEST.TILE.DOWNSAMPLES", "(1,)")) == 0
+    summary = json.loads((files / "out" / "painted" / "summary.json").read_text())
+    assert summary["selection"]["levels"][0]["reasons"] == {"every": 1, "masked": 19}
+    assert (20, 30, 40, 50) in found_boxes(files / "out" / "painted")
+
+
+def test_resume_leaves_what_is_finished(files):
+    arguments = ("--input", files / "images", "--no-viewer", "--resume")
+    results = files / "out" / "painted" / "detections.json"
+    assert run_demo(files, *arguments) == 0
+    written = results.stat().st_mtime_ns
+    assert run_demo(files, *arguments) == 0
+    assert results.stat().st_mtime_ns == written
+    assert run_demo(files, *arguments, "--merge", "nms") == 0
+    assert results.stat().st_mtime_ns > written
+
+
 def test_a_pattern_and_files_of_one_stem(files):
     image = cv2.imread(str(files / "images" / "painted.png"))
     cv2.imwrite(str(files / "images" / "painted.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -154,6 +200,8 @@ def test_pickled_weights_need_trust(files, capsys):
         ((), ("MODEL.WEIGHTS", ""), "MODEL.WEIGHTS is empty"),
         ((), ("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth"),
         ((), ("TEST.TILE.OVERLAPP", "3"), "TEST.TILE.OVERLAP"),
+        (("--max-tiles", 9), (), "'coarse_to_fine', which ranks the tiles"),
+        (("--select", "mask"), (), "needs a file in TEST.TILE.SELECTION.MASK"),
         (("--confidence-threshold", 3), (), r"must be in \[0, 1\]"),
         (("--input", "no/such/*.jpg"), (), "--input must name at least one image"),
         (("--config-file", "nowhere.yaml"), (), "nowhere.yaml"),

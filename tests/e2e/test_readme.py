@@ -31,7 +31,11 @@ def test_the_ten_lines_run(tmp_path: Path) -> None:
     assert (tmp_path / "viewer" / "index.html").is_file()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "projects/SparseNet/README.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "projects/SparseNet/README.md"]
+GUIDE = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("projects/SparseNet/docs/*.md"))
+
+
+@pytest.mark.parametrize("name", [*PAGES, *GUIDE])
 def test_files_that_are_named_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     folders, suffixes = "configs|datasets|demo|tools|projects|tests", "py|yaml|md|pth|jpg"

@@ -375,3 +375,14 @@ def test_reset_forgets(register):
     evaluator.process([{"image_id": 10}], [found])
     evaluator.reset()
     assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def test_a_table_of_classes_is_logged(register, caplog):
+    boxes = np.array([[10.0, 10, 50, 60], [200, 10, 60, 60]])
+    name = register([(boxes, np.array([0, 1]))])
+    with caplog.at_level("INFO", logger="sparsenet.evaluation"):
+        evaluate(name, [(boxes[:1], np.array([0.9]), np.array([0]))])
+    rows = [line.split("|")[1:4] for line in caplog.text.splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
+        ["person", "100.0", "100.0"], ["vehicle", "0.0", "0.0"],
+    ]  # fmt: skip

@@ -2,7 +2,13 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from sparsenet.modeling.losses import DetectionTargets, HungarianMatcher, SetCriterion
+from sparsenet.errors import ConfigError
+from sparsenet.modeling.losses import (
+    DetectionTargets,
+    HungarianMatcher,
+    LossWeights,
+    SetCriterion,
+)
 
 GT = [[10.0, 10, 40, 50], [60.0, 20, 90, 70]]
 
@@ -30,7 +36,7 @@ def _predictions(num_stages=2, num_proposals=6, num_classes=4):
 
 def test_names_and_weights():
     logits, boxes = _predictions(num_stages=3)
-    matcher = HungarianMatcher(class_weight=2, l1_weight=5, giou_weight=3)
+    matcher = HungarianMatcher(weights=LossWeights(2, 5, 3))
     criterion = SetCriterion(matcher, 4)
     losses = criterion(logits, boxes, _targets(GT, [0, 2]))
     names = ("loss_ce", "loss_giou", "loss_bbox")
@@ -121,3 +127,34 @@ def test_half_precision_predictions_give_float32_losses():
     assert all(value.dtype == torch.float32 for value in losses.values())
     for name in losses:
         assert losses[name].item() == pytest.approx(exact[name].item(), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["iou", "diou", "ciou"])
+def test_other_overlaps_name_their_loss_and_pull_boxes_together(kind):
+    targets = _targets(GT, [0, 2])
+    logits, boxes = _predictions(num_stages=1)
+    boxes = boxes.detach()
+    boxes[0, 0, :2] = targets.boxes_xyxy[0] + torch.tensor([2.0, 3, 4, 1])
+    boxes.requires_grad_()
+    criterion = SetCriterion(HungarianMatcher(box_cost=kind), 4, box_loss=kind)
+    losses = criterion(logits, boxes, targets)
+    assert set(losses) == {"loss_ce", f"loss_{kind}", "loss_bbox"}
+    losses[f"loss_{kind}"].backward()
+    moved = boxes.detach() - 5 * boxes.grad
+    logits = logits.detach()
+    assert criterion(logits, moved, targets)[f"loss_{kind}"] < losses[f"loss_{kind}"]
+
+
+def test_costs_and_losses_can_have_their_own_weights():
+    logits, boxes = _predictions()
+    targets, own = _targets(GT, [0, 2]), LossWeights(7, 11, 13)
+    criterion = SetCriterion(HungarianMatcher(weights=LossWeights(1, 1, 1)), 4, weights=own)
+    plain = criterion.stage_losses(logits, boxes, targets)
+    losses = criterion(logits, boxes, targets)
+    for name, weight in zip(("loss_ce", "loss_bbox", "loss_giou"), own):
+        torch.testing.assert_close(losses[name], weight * plain[name][-1])
+
+
+def test_unknown_box_loss():
+    with pytest.raises(ConfigError, match="BOX_LOSS must be one of"):
+        SetCriterion(HungarianMatcher(), 4, box_loss="eiou")

@@ -1,18 +1,25 @@
 """Weights of other projects: names, order of columns, and a whole Swin in the faithful net."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+import torchvision
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model, build_resnet_backbone
 from golden_data import load_golden
 from torchvision.models import swin_t
 from torchvision.models.swin_transformer import SwinTransformer
 
+from sparsenet.config import load_config
 from sparsenet.errors import CheckpointError
 from sparsenet.modeling.backbone import FaithfulSparseNet
 from sparsenet.modeling.backbone.sparsenet_faithful import SIZES, FaithfulSize
 from sparsenet.modeling.checkpoint import copy_state
 from sparsenet.modeling.key_conversion import convert_state
 
+ROOT = Path(__file__).resolve().parents[2]
 # Two windows or more per side in the last stage, as Swin needs to shift. Whole windows for timm:
 # it rolls first and pads then, torchvision and the published code pad first.
 TORCHVISION_CASE = ((256, 288), 7)
@@ -135,3 +142,54 @@ def test_files_that_say_layers_are_in_swins_order():
 def test_weights_of_something_else_are_refused(state, source, message):
     with pytest.raises(CheckpointError, match=message):
         convert_state(state, source)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_torchvisions_resnet_computes_the_same_under_detectron2s_names(depth):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, f"resnet{depth}")()
+    for name, tensor in theirs.state_dict().items():  # fresh norms would hide mistakes
+        if "bn" in name or "downsample.1" in name:
+            tensor.uniform_(0.5, 1.5) if tensor.is_floating_point() else None
+    cfg = load_config()
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    ours = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    conversion = convert_state(theirs.state_dict(), "torchvision")
+    assert conversion.unused == ("fc.weight", "fc.bias")
+    assert copy_state(ours, conversion.state, source="torchvision").is_complete
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        found = ours.eval()(x)
+        x = theirs.eval().maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        for i in range(1, 5):
+            x = getattr(theirs, f"layer{i}")(x)
+            torch.testing.assert_close(found[f"res{i + 1}"], x, rtol=1e-4, atol=1e-4)
+
+
+def official_state():
+    """Names and shapes of a released Sparse R-CNN with ResNet-50; the values take no memory."""
+    golden = load_golden("sparsercnn_full_r50fpn.npz")
+    shapes = [tuple(int(n) for n in str(s).strip("()").split(",") if n.strip())
+              for s in golden["state_dict_shapes"]]  # fmt: skip
+    return {str(k): torch.ones(()).expand(s) for k, s in zip(golden["state_dict_keys"], shapes)}
+
+
+def test_official_sparse_rcnn_loads_as_it_is():
+    state = official_state()
+    assert len(state) == 523
+    conversion = convert_state(state, "sparsercnn", prefix="backbone.bottom_up.")
+    assert conversion.state.keys() == state.keys() and not conversion.unused
+    cfg = load_config(ROOT / "configs/coco/sparsercnn.res50.100pro.3x.yaml")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):  # names and shapes are enough
+        model = build_model(cfg)
+    report = copy_state(model, conversion.state, source="the official weights")
+    assert report.is_complete, str(report)
+
+
+def test_a_resnet_is_no_sparse_rcnn():
+    state = {"backbone.bottom_up.stem.conv1.weight": torch.ones(1)}
+    with pytest.raises(CheckpointError, match="keys that 'sparsercnn' writes"):
+        convert_state(state, "sparsercnn")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from sparsenet.errors import AnnotationError, NumericalError
-from sparsenet.modeling.losses import DetectionTargets, HungarianMatcher
+from sparsenet.errors import AnnotationError, ConfigError, NumericalError
+from sparsenet.modeling.losses import DetectionTargets, HungarianMatcher, LossWeights
+from sparsenet.ops.boxes import BOX_SIMILARITIES
 
 SIZE = (100.0, 80.0)
 
@@ -58,9 +59,9 @@ def test_is_the_cheapest_assignment():
 def test_cost_by_hand():
     targets = _targets([([[10.0, 10, 30, 30]], [1])])
     logits, boxes = torch.zeros(1, 1, 1, 4), torch.tensor([[[[10.0, 10, 30, 50]]]])
-    cost = HungarianMatcher(class_weight=0, l1_weight=4, giou_weight=2).cost(logits, boxes, targets)
+    cost = HungarianMatcher(weights=LossWeights(0, 4, 2)).cost(logits, boxes, targets)
     assert cost.item() == pytest.approx(4 * 20 / SIZE[0] - 2 * 0.5)
-    softmax = HungarianMatcher(class_weight=1, l1_weight=0, giou_weight=0, use_focal=False)
+    softmax = HungarianMatcher(weights=LossWeights(1, 0, 0), use_focal=False)
     assert softmax.cost(logits, boxes, targets).item() == pytest.approx(-0.25)
 
 
@@ -121,3 +122,19 @@ def test_pairs_that_share_nothing_are_dropped_on_request():
     assert len(HungarianMatcher()(logits, boxes, targets).target) == 2
     matches = HungarianMatcher(min_giou=0.0)(logits, boxes, targets)
     assert matches.prediction.tolist() == [0] and matches.target.tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", BOX_SIMILARITIES)
+def test_the_box_cost_is_the_similarity_taken_from_the_sum(kind):
+    targets = _targets(TWO_IMAGES)
+    logits, boxes = _predictions(2, 2, 5, 4)
+    matcher = HungarianMatcher(weights=LossWeights(0, 0, 3), box_cost=kind)
+    cost = matcher.cost(logits, boxes, targets)
+    expected = BOX_SIMILARITIES[kind](boxes[1, 0, 4], targets.boxes_xyxy[0, 2])
+    torch.testing.assert_close(cost[1, 0, 4, 2], -3 * expected)
+    assert len(matcher(logits, boxes, targets).stage) == 2 * (3 + 1)
+
+
+def test_unknown_box_cost():
+    with pytest.raises(ConfigError, match="BOX_COST must be one of iou, giou, diou, ciou"):
+        HungarianMatcher(box_cost="siou")

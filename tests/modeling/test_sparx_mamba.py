@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 
 from sparsenet.analysis.flops import FlopCount
 from sparsenet.config import load_config
@@ -161,6 +161,13 @@ def test_published_recipes(path):
     assert cfg.MODEL.SPARX_MAMBA.DROP_PATH_RATE == {"t": 0.2, "s": 0.3, "b": 0.45}[letter]
     assert cfg.SOLVER.MAX_ITER == 7330 * {"1x": 12, "3x": 36}[schedule]
     assert (schedule == "3x") == cfg.INPUT.CROP.ENABLED == (len(cfg.INPUT.MIN_SIZE_TRAIN) == 11)
+
+
+@pytest.mark.parametrize("letter, millions", [("t", 46.73), ("s", 67.10), ("b", 103.16)])
+def test_detectors_have_the_published_number_of_parameters(letter, millions):
+    path = COCO / f"mask_rcnn_sparx_mamba_{letter}_fpn_1x.yaml"
+    model = build_model(load_config(path, ["MODEL.DEVICE", "cpu"]))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 def test_only_norms_of_maps_have_no_decay():

@@ -41,6 +41,18 @@ def test_names_of_another_project(tmp_path: Path) -> None:
     assert result.returncode == 2 and "error: The weights must have the keys" in result.stderr
 
 
+def test_a_torchvision_resnet_fits_a_detector(tmp_path: Path) -> None:
+    state = {"bn1.weight": torch.ones(64), "layer1.0.bn2.bias": torch.ones(64)}
+    torch.save({**state, "fc.bias": torch.ones(2)}, tmp_path / "a.pth")
+    result = run(tmp_path / "a.pth", tmp_path / "b.pth", "--from", "torchvision")
+    assert result.returncode == 0 and "not used of" in result.stdout, result.stderr
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    prefix = "backbone.bottom_up."
+    assert list(content["model"]) == [
+        f"{prefix}stem.conv1.norm.weight", f"{prefix}res2.0.conv2.norm.bias",
+    ]  # fmt: skip
+
+
 def test_missing_input_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "none.pth", tmp_path / "b.pth")
     assert result.returncode == 2 and "error: The weights must be a file" in result.stderr

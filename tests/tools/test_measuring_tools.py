@@ -157,6 +157,19 @@ def test_visualize_data(scene: Path, tmp_path: Path, capsys) -> None:
     assert "'absent' must be registered" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_tiled", [False, True])
+@pytest.mark.parametrize("kind", ["MOSAIC", "MIXUP"])
+def test_visualize_data_shows_mixed_examples(
+    scene: Path, tmp_path: Path, kind: str, is_tiled: bool
+) -> None:
+    path = tmp_path / "examples.png"
+    arguments = ["--config-file", SAMPLE, "--num-images", "2", "--columns", "2", "--side", "100"]
+    arguments += ["--output", str(path), *data_opts(scene), f"INPUT.AUG.{kind}.PROB", "1.0"]
+    arguments += ["INPUT.TILE.ENABLED", str(is_tiled), "INPUT.LETTERBOX", "0" if is_tiled else "96"]
+    assert visualize_data.main(arguments) == 0
+    assert cv2.imread(str(path)).shape == (100, 200, 3)
+
+
 def test_visualize_json_results(scene: Path, tmp_path: Path, capsys) -> None:
     results = tmp_path / "results.json"
     found = {"image_id": 1, "category_id": 1, "bbox": [40, 40, 40, 90], "score": 0.8}

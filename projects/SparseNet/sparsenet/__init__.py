@@ -4,8 +4,8 @@ Importing the package makes ``detectron2`` importable: the real one where it is 
 the subset in ``sparsenet/lite`` (appended last to ``sys.path``). ``SPARSENET_DETECTRON2=real|lite``
 forces one of them.
 
-As with any Detectron2 project, ``from sparsenet import add_sparsenet_config`` (or ``load_config``) also
-registers the models. They are imported only then: geometry and reading need no torch.
+As with any Detectron2 project, ``from sparsenet import add_sparsenet_config`` (or ``load_config``)
+also registers the models. They are imported only then: geometry and reading need no torch.
 """
 
 import importlib.util

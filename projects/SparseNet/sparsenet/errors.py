@@ -25,7 +25,13 @@ class AnnotationError(SparseNetError, ValueError):
 
 
 class ImageReadError(SparseNetError, OSError):
-    """An image that is missing, unreadable, truncated, or larger than allowed."""
+    """An image that is missing, unreadable, truncated, or larger than allowed.
+
+    Attributes:
+        path: The file, where whoever reads several of them has said which it was.
+    """
+
+    path: str | None = None
 
 
 class CheckpointError(SparseNetError, RuntimeError):

@@ -16,7 +16,7 @@ from sparsenet.analysis.inputs import default_input_size, image_example
 from sparsenet.analysis.parts import build_model_on
 from sparsenet.analysis.tables import giga, markdown_table, milliseconds, percent
 from sparsenet.config import load_config
-from sparsenet.data import register_coco_files
+from sparsenet.data import register_datasets
 
 _WEIGHTS = "model_final.pth"
 
@@ -73,7 +73,7 @@ def ablation_table(
 
 
 def _test_example(cfg: Any) -> dict[str, Any]:
-    register_coco_files(cfg.DATASETS.COCO_FILES)
+    register_datasets(cfg)
     item = load_dataset(cfg.DATASETS.TEST[0])[0]
     downsample = cfg.TEST.TILE.DOWNSAMPLES[0] if cfg.TEST.TILE.ENABLED else None
     size = default_input_size(cfg)

@@ -1,4 +1,4 @@
-"""Curves of training runs from their ``metrics.json``."""
+"""Curves of training runs from their ``metrics.json``, or ``train_log.txt`` of a classifier."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ Run = list[dict[str, Any]]
 def read_metrics(path: str | Path) -> Run:
     """The lines of a ``metrics.json`` (or of the one in a run's folder), by rising iteration.
 
-    Where a resumed run has repeated an iteration, the later line counts.
+    Where a resumed run has repeated an iteration, the later line counts. In the ``train_log.txt``
+    of a classifier, epochs are the iterations.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
         DatasetError: If a line is no JSON object with an iteration, or there is none.
     """
     path = Path(path)
-    path = path / "metrics.json" if path.is_dir() else path
+    if path.is_dir():
+        path /= "train_log.txt" if (path / "train_log.txt").is_file() else "metrics.json"
     if not path.is_file():
         raise DatasetNotFoundError(
             f"The curves need a metrics.json or the folder of a run, got {path}, which does not "
@@ -46,7 +48,8 @@ def read_metrics(path: str | Path) -> Run:
     for number, text in enumerate(path.read_text().splitlines(), start=1):
         try:
             line = json.loads(text)
-            iteration = int(line["iteration"])
+            iteration = int(line["iteration" if "iteration" in line else "epoch"])
+            line["iteration"] = iteration
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{path}:{number} must be a JSON object with an iteration, got {text[:80]!r}. "

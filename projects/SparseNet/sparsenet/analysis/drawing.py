@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BitMasks, PolygonMasks
 from detectron2.utils.visualizer import Visualizer
 
 from sparsenet.errors import DatasetError
@@ -31,8 +32,8 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     """
     if name not in DatasetCatalog.list():
         raise DatasetError(
-            f"The dataset {name!r} must be registered, it is not. Register a COCO json with "
-            "DATASETS.COCO_FILES."
+            f"The dataset {name!r} must be registered, it is not. Register your own with "
+            "DATASETS.COCO_FILES, VOC_FOLDERS, YOLO_FOLDERS or ODGT_FILES."
         )
     return DatasetCatalog.get(name)
 
@@ -72,7 +73,10 @@ def draw_example(
     labels = [
         "ignore" if ignored else _class_name(dataset, c) for c, ignored in zip(classes, is_ignore)
     ]
-    return _draw(pixels, boxes, labels, _colors(classes, is_ignore), side)
+    outlines = None
+    if instances.has("gt_masks"):
+        outlines = [*_outlines(instances.gt_masks), *([] for _ in classes[is_ignore])]
+    return _draw(pixels, boxes, labels, _colors(classes, is_ignore), side, outlines)
 
 
 def draw_results(
@@ -147,15 +151,32 @@ def _draw(
     labels: list[str],
     colors: list[tuple[float, ...]],
     side: int,
+    outlines: list[list[np.ndarray]] | None = None,
 ) -> np.ndarray:
-    """Draws boxes, in pixels of ``pixels``, on an enlarged picture of about ``side`` pixels."""
+    """Draws boxes, in pixels of ``pixels``, on an enlarged picture of about ``side`` pixels.
+
+    Args:
+        outlines: polygons [x1, y1, x2, y2, ...] of each box; None draws none.
+    """
     visualizer = Visualizer(pixels, scale=side / max(pixels.shape[:2]))
     visualizer.overlay_instances(
         boxes=boxes_xyxy,
         labels=labels if len(labels) <= _MAX_LABELS else None,
+        masks=outlines,
         assigned_colors=colors,
     )
     return visualizer.get_output().get_image()
+
+
+def _outlines(masks: PolygonMasks | BitMasks) -> list[list[np.ndarray]]:
+    """The polygons of each mask."""
+    if isinstance(masks, PolygonMasks):
+        return masks.polygons
+    found = (
+        cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        for mask in masks.tensor.numpy().astype(np.uint8)
+    )
+    return [[part.reshape(-1) + 0.5 for part in parts if len(part) >= 3] for parts in found]
 
 
 def _colors(classes: np.ndarray, is_ignore: np.ndarray) -> list[tuple[float, ...]]:

@@ -1,7 +1,16 @@
 """Datasets, tile training and mappers; importing it registers PANDA's names."""
 
-from sparsenet.data.builtin import prefer_pyramids, register_coco_files, register_panda
+from sparsenet.data.builtin import (
+    prefer_pyramids,
+    register_coco_files,
+    register_datasets,
+    register_panda,
+)
+from sparsenet.data.builtin_trees import require_builtin_files
 from sparsenet.data.coco_json import load_coco_json, read_coco_json
+from sparsenet.data.image_mapper import build_image_mapper, build_image_train_loader
+from sparsenet.data.mixing import is_augmented
+from sparsenet.data.recipe_mapper import RecipeMapper
 from sparsenet.data.sparse_rcnn_mapper import SparseRCNNDatasetMapper
 from sparsenet.data.tile_loader import TileDataset, TileLoader, build_tile_train_loader
 from sparsenet.data.tile_mapper import TileMapper
@@ -15,6 +24,7 @@ from sparsenet.data.tile_sampler import (
 register_panda()
 
 __all__ = [
+    "RecipeMapper",
     "SparseRCNNDatasetMapper",
     "TileDataset",
     "TileDistribution",
@@ -23,10 +33,15 @@ __all__ = [
     "TileRequest",
     "TileRequests",
     "TileSampler",
+    "build_image_mapper",
+    "build_image_train_loader",
     "build_tile_train_loader",
+    "is_augmented",
     "load_coco_json",
     "prefer_pyramids",
     "read_coco_json",
     "register_coco_files",
+    "register_datasets",
     "register_panda",
+    "require_builtin_files",
 ]

@@ -1,17 +1,24 @@
-"""Names of datasets: PANDA's, and any COCO json that a configuration lists."""
+"""Names of datasets: PANDA's, and the files and folders that a configuration lists."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sparsenet.data.coco_json import read_coco_json
+from sparsenet.data.crowdhuman_odgt import read_odgt
+from sparsenet.data.loaded_dataset import LoadedDataset
 from sparsenet.data.panda import PANDA_TREE
+from sparsenet.data.semantic_folders import register_semantic_folders
+from sparsenet.data.voc_xml import read_voc
+from sparsenet.data.yolo_txt import read_yolo
 from sparsenet.errors import ConfigError, DatasetNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -21,8 +28,41 @@ PANDA_SPLITS = ("train", "val")
 PYRAMID_FOLDER = "pyramids"
 PYRAMID_SUFFIXES = (".tif", ".tiff")
 
-# What this module registered: name -> (json file, image folder, evaluator).
-_registered: dict[str, tuple[str, str, str]] = {}
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a registered dataset comes from; equal sources need no second registration.
+
+    Args:
+        key: Key of ``DATASETS`` whose reader it needs.
+        annotations: File or folder.
+        place: Image folder, or the split where images are found by the annotations.
+        evaluator_type: "panda", "coco" or "crowd".
+        options: What the reader takes besides.
+    """
+
+    key: str
+    annotations: str
+    place: str
+    evaluator_type: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_READERS: dict[str, Callable[..., LoadedDataset]] = {
+    "COCO_FILES": read_coco_json,
+    "ODGT_FILES": read_odgt,
+    "VOC_FOLDERS": read_voc,
+    "YOLO_FOLDERS": read_yolo,
+}
+# What an entry of each key of DATASETS lists after the name.
+_FORMS = {
+    "COCO_FILES": "json file, image folder",
+    "ODGT_FILES": "odgt file, image folder",
+    "VOC_FOLDERS": "folder, split",
+    "YOLO_FOLDERS": "folder or data.yaml, split",
+}
+# What this module registered.
+_registered: dict[str, _Source] = {}
 
 
 def panda_root() -> Path:
@@ -45,11 +85,31 @@ def register_panda(root: str | Path | None = None) -> None:
             name = f"panda_{subject}_{split}"
             json_file = folder / "annotations" / f"{name}.json"
             # Both splits are scenes of PANDA's training part; its test part has no public boxes.
-            _register(name, json_file, folder / "image_train", "panda", PANDA_TREE)
+            source = _Source("COCO_FILES", str(json_file), str(folder / "image_train"), "panda")
+            _register(name, source, PANDA_TREE)
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Registers all files and folders that ``DATASETS`` lists; may be called again.
+
+    Nothing is read yet: mistakes in the files are told when a name is loaded.
+
+    Raises:
+        ConfigError: If an entry has another form or its name belongs to another dataset.
+    """
+    node = cfg.DATASETS
+    names = tuple(node.CLASS_NAMES)
+    for key in _READERS:
+        options: dict[str, Any] = {"class_names": names} if key.endswith("_FOLDERS") else {}
+        if key == "ODGT_FILES":
+            options["box"] = node.ODGT_BOX
+        kind = "crowd" if key == "ODGT_FILES" else "coco"
+        _register_entries(key, node[key], kind, tuple(options.items()))
+    register_semantic_folders(node.SEM_SEG_FOLDERS, names)
 
 
 def register_coco_files(files: Sequence[Sequence[str]], *, evaluator_type: str = "coco") -> None:
-    """Registers COCO files, such as those of ``DATASETS.COCO_FILES``; may be called again.
+    """Registers COCO files as those of ``DATASETS.COCO_FILES``; may be called again.
 
     Args:
         files: ``[name, json file, image folder]`` each.
@@ -58,14 +118,22 @@ def register_coco_files(files: Sequence[Sequence[str]], *, evaluator_type: str =
     Raises:
         ConfigError: If an entry has another form or its name belongs to another dataset.
     """
-    for entry in files:
+    _register_entries("COCO_FILES", files, evaluator_type)
+
+
+def _register_entries(
+    key: str,
+    entries: Sequence[Sequence[str]],
+    evaluator_type: str,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> None:
+    for entry in entries:
         if isinstance(entry, str) or len(entry) != 3 or not all(isinstance(e, str) for e in entry):
             raise ConfigError(
-                "DATASETS.COCO_FILES must list [name, json file, image folder] for each dataset, "
-                f"got {entry!r}."
+                f"DATASETS.{key} must list [name, {_FORMS[key]}] for each dataset, got {entry!r}."
             )
-        name, json_file, image_root = entry
-        _register(name, Path(json_file), Path(image_root), evaluator_type)
+        name, annotations, place = entry
+        _register(name, _Source(key, annotations, place, evaluator_type, options))
 
 
 def prefer_pyramids(dicts: list[dict[str, Any]], image_root: str | Path) -> int:
@@ -105,11 +173,8 @@ def _find_pyramid(image: Path, root: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _register(
-    name: str, json_file: Path, image_root: Path, evaluator_type: str, expected_tree: str = ""
-) -> None:
-    state = (str(json_file), str(image_root), evaluator_type)
-    if _registered.get(name) == state:
+def _register(name: str, source: _Source, expected_tree: str = "") -> None:
+    if _registered.get(name) == source:
         return
     if name in _registered:
         DatasetCatalog.remove(name)
@@ -117,25 +182,27 @@ def _register(
     elif name in DatasetCatalog.list():
         raise ConfigError(
             f"A dataset named {name!r} is already registered elsewhere. Choose another name in "
-            "DATASETS.COCO_FILES."
+            f"DATASETS.{source.key}."
         )
-    _registered[name] = state
+    _registered[name] = source
     DatasetCatalog.register(name, lambda: _load(name, expected_tree))
-    MetadataCatalog.get(name).set(
-        json_file=state[0], image_root=state[1], evaluator_type=evaluator_type
-    )
+    metadata = MetadataCatalog.get(name).set(evaluator_type=source.evaluator_type)
+    if source.key == "COCO_FILES":  # the others are converted when they are evaluated
+        metadata.set(json_file=source.annotations, image_root=source.place)
 
 
 def _load(name: str, expected_tree: str) -> list[dict[str, Any]]:
     """Reads a registered dataset and completes its metadata."""
-    json_file, image_root, _ = _registered[name]
-    if expected_tree and not Path(json_file).is_file():
+    source = _registered[name]
+    if expected_tree and not Path(source.annotations).is_file():
         raise DatasetNotFoundError(
-            f"Dataset {name!r} needs {json_file}, which does not exist. Set DETECTRON2_DATASETS to "
-            f"the folder that holds panda/, which must look like this:\n{expected_tree}"
+            f"Dataset {name!r} needs {source.annotations}, which does not exist. Set "
+            "DETECTRON2_DATASETS to the folder that holds panda/, which must look like this:\n"
+            f"{expected_tree}"
         )
-    dataset = read_coco_json(json_file, image_root)
-    num_pyramids = prefer_pyramids(dataset.dicts, image_root)
+    dataset = _READERS[source.key](source.annotations, source.place, **dict(source.options))
+    is_folder = source.key.endswith("_FOLDERS")
+    num_pyramids = prefer_pyramids(dataset.dicts, source.annotations if is_folder else source.place)
     logger.info("%s: %d images, %d with a pyramid", name, len(dataset.dicts), num_pyramids)
     MetadataCatalog.get(name).set(
         thing_classes=list(dataset.class_names),

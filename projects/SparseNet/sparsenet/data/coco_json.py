@@ -1,6 +1,6 @@
 """Reads COCO detection files and says exactly what is wrong with a malformed one.
 
-Differs from ``detectron2.data.datasets.load_coco_json`` in: boxes only; malformed entries are
+Differs from ``detectron2.data.datasets.load_coco_json`` in: no keypoints; malformed entries are
 errors that name the file and the annotation; boxes are clipped to the image; regions marked
 ``ignore`` become ``iscrowd``, because COCO's evaluation code looks at ``iscrowd`` alone and would
 count them as misses.
@@ -16,28 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
-from sparsenet.errors import AnnotationError, DatasetNotFoundError
+from sparsenet.data.loaded_dataset import (
+    LoadedDataset,
+    clip_box,
+    make_annotation,
+    read_text,
+    require_no_problems,
+)
+from sparsenet.errors import AnnotationError
 
 logger = logging.getLogger(__name__)
-
-MAX_SHOWN_PROBLEMS = 5
-
-
-@dataclass(frozen=True)
-class CocoDataset:
-    """The content of a checked file.
-
-    Args:
-        dicts: Detectron2's dataset dicts, in the order of the file's images.
-        class_names: By contiguous class, in the order of the category ids.
-        class_of_category: From category id to contiguous class.
-    """
-
-    dicts: list[dict[str, Any]]
-    class_names: tuple[str, ...]
-    class_of_category: dict[int, int]
 
 
 @dataclass
@@ -56,7 +46,7 @@ def load_coco_json(json_file: str | Path, image_root: str | Path) -> list[dict[s
     return read_coco_json(json_file, image_root).dicts
 
 
-def read_coco_json(json_file: str | Path, image_root: str | Path) -> CocoDataset:
+def read_coco_json(json_file: str | Path, image_root: str | Path) -> LoadedDataset:
     """Reads and checks a COCO detection file.
 
     Args:
@@ -65,7 +55,8 @@ def read_coco_json(json_file: str | Path, image_root: str | Path) -> CocoDataset
 
     Returns:
         Dataset dicts whose annotations have ``bbox`` (XYXY, absolute, clipped to the image),
-        ``bbox_mode``, ``category_id`` (contiguous) and ``iscrowd`` (1 also where ``ignore`` is).
+        ``bbox_mode``, ``category_id`` (contiguous), ``iscrowd`` (1 also where ``ignore`` is) and,
+        where the file has polygons or a run-length mask, ``segmentation``.
 
     Raises:
         DatasetNotFoundError: If the file does not exist.
@@ -79,26 +70,16 @@ def read_coco_json(json_file: str | Path, image_root: str | Path) -> CocoDataset
     names = _read_categories(reading, content["categories"])
     _read_images(reading, content["images"], Path(image_root))
     _read_annotations(reading, content.get("annotations", []))
-    if reading.problems:
-        shown = "\n  ".join(reading.problems[:MAX_SHOWN_PROBLEMS])
-        raise AnnotationError(
-            f"{path}: every entry must be well formed, {len(reading.problems)} are not:\n  "
-            f"{shown}\nCorrect or remove these entries."
-        )
+    require_no_problems(path, reading.problems)
     if reading.num_clipped:
         logger.warning("%s: clipped %d boxes to their images.", path, reading.num_clipped)
-    return CocoDataset(list(reading.images.values()), names, reading.class_of_category)
+    return LoadedDataset(list(reading.images.values()), names, reading.class_of_category)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetNotFoundError(
-            f"The annotation file {path} does not exist. Check the path, or make the dataset as "
-            "datasets/README.md describes."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise AnnotationError(f"{path} must be a JSON file: {error}. Write it again.") from error
     if not isinstance(content, dict):
         raise AnnotationError(
@@ -176,26 +157,29 @@ def _read_annotation(reading: _Reading, annotation: dict[str, Any]) -> str | Non
     if not _is_box(box):
         return f"must have a bbox [x, y, width > 0, height > 0], got {box}"
     x, y, width, height = (float(value) for value in box)
-    clipped = [
-        max(x, 0.0),
-        max(y, 0.0),
-        min(x + width, float(image["width"])),
-        min(y + height, float(image["height"])),
-    ]
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+    clipped = clip_box((x, y, x + width, y + height), (image["height"], image["width"]))
+    if clipped is None:
         return f"has bbox {box} outside its image of {image['width']} × {image['height']} pixels"
     # Half a pixel is rounding, not a mistake worth a line in the log.
     loss = max(width - (clipped[2] - clipped[0]), height - (clipped[3] - clipped[1]))
     reading.num_clipped += int(loss > 0.5)
-    image["annotations"].append(
-        {
-            "bbox": clipped,
-            "bbox_mode": BoxMode.XYXY_ABS,
-            "category_id": reading.class_of_category[category],
-            "iscrowd": int(bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))),
-        }
-    )
+    is_ignore = bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))
+    entry = make_annotation(clipped, reading.class_of_category[category], is_ignore=is_ignore)
+    segmentation = _read_segmentation(annotation.get("segmentation"))
+    if segmentation:
+        entry["segmentation"] = segmentation
+    image["annotations"].append(entry)
     return None
+
+
+def _read_segmentation(segmentation: Any) -> Any:
+    """Polygons of three points or more, or a compressed run-length mask; None where neither is."""
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, *segmentation["size"])
+        return segmentation
+    polygons = [part for part in segmentation or () if len(part) % 2 == 0 and len(part) >= 6]
+    return polygons or None
 
 
 def _is_box(box: Any) -> bool:

@@ -50,7 +50,7 @@ class SparseRCNNDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Arguments from ``INPUT``; as upstream, the flip is horizontal whatever it says."""
+        """Arguments from ``INPUT``; as upstream, flips are horizontal unless there are none."""
         node = cfg.INPUT
         if is_train:
             sizes, max_size, style = (
@@ -68,7 +68,7 @@ class SparseRCNNDatasetMapper:
             ]
         return {
             "is_train": is_train,
-            "flip": [T.RandomFlip()] if is_train else [],
+            "flip": [T.RandomFlip()] if is_train and node.RANDOM_FLIP != "none" else [],
             "crop": crop,
             "resize": [T.ResizeShortestEdge(sizes, max_size, style)],
             "image_format": node.FORMAT,

@@ -14,6 +14,8 @@ from detectron2.utils import comm
 
 from sparsenet.data.builtin import PYRAMID_SUFFIXES
 from sparsenet.data.image_record import ImageRecord
+from sparsenet.data.mixing import is_augmented
+from sparsenet.data.recipe_mapper import RecipeTileMapper
 from sparsenet.data.tile_mapper import TileMapper
 from sparsenet.data.tile_sampler import TileDistribution, TileRequest, TileRequests, TileSampler
 from sparsenet.errors import ConfigError, DatasetError, ImageReadError
@@ -56,7 +58,7 @@ class TileDataset(torch.utils.data.Dataset[dict[str, Any]]):
             try:
                 return self.mapper(request)
             except ImageReadError as error:
-                self._note_failure(request.record.file_name, error)
+                self._note_failure(error.path or request.record.file_name, error)
         raise self._too_many_failures()
 
     def _note_failure(self, path: str, error: ImageReadError) -> None:
@@ -143,8 +145,11 @@ def build_tile_train_loader(cfg: CfgNode) -> TileLoader:
     )
     requests = TileRequests(dicts, distribution, seed=seed)
     _warn_of_slow_files(requests.records)
+    mapper = TileMapper(cfg, seed=seed)
     return TileLoader(
-        TileDataset(requests, TileMapper(cfg, seed=seed)),
+        TileDataset(
+            requests, RecipeTileMapper(cfg, mapper, requests) if is_augmented(cfg) else mapper
+        ),
         TileSampler(comm.get_rank(), world_size),
         cfg.SOLVER.IMS_PER_BATCH // world_size,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

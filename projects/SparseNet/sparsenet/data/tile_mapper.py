@@ -7,11 +7,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import Boxes, Instances
 
 from sparsenet.data.augmentation import flip_boxes, jitter_color
+from sparsenet.data.sample import Sample
 from sparsenet.data.tile_sampler import TileRequest
 from sparsenet.errors import ConfigError, ImageReadError
 from sparsenet.tiling.annotations import clip_boxes, visible_share
@@ -95,22 +94,45 @@ class TileMapper:
         Raises:
             ImageReadError: If the image cannot be read.
         """
-        # The fourth number keeps these draws apart from those that chose the tile.
-        rng = np.random.default_rng((self.seed, request.index, request.attempt, 1))
-        image = jitter_color(self._read(request), self.color_jitter, rng)
-        boxes, classes, ignore_boxes = self._annotations(request)
+        return self.to_example(self.read_sample(request), request)
+
+    def generator(self, request: TileRequest, *, purpose: int) -> np.random.Generator:
+        """Source of what is drawn for a request; other purposes have other draws.
+
+        The draws that choose the tile have no fourth number.
+        """
+        return np.random.default_rng((self.seed, request.index, request.attempt, purpose))
+
+    def read_sample(self, request: TileRequest) -> Sample:
+        """The tile with its colours jittered and, by chance, mirrored; coordinates in tile pixels.
+
+        Raises:
+            ImageReadError: If the image cannot be read.
+        """
+        rng = self.generator(request, purpose=1)
+        try:
+            pixels = self._read(request)
+        except ImageReadError as error:
+            error.path = request.record.file_name  # of a partner, perhaps, in a mosaic
+            raise
+        image = jitter_color(pixels, self.color_jitter, rng)
+        boxes, classes, is_ignore = self._annotations(request)
         image = self._pad(image if self.image_format == "RGB" else image[:, :, ::-1])
         if rng.random() < self.flip:
-            image = image[:, ::-1]
-            boxes, ignore_boxes = (flip_boxes(b, self.size) for b in (boxes, ignore_boxes))
-        instances = Instances((self.size, self.size))
-        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-        instances.gt_classes = torch.from_numpy(classes)
+            image, boxes = image[:, ::-1], flip_boxes(boxes, self.size)
+        return Sample(
+            image=np.ascontiguousarray(image),
+            boxes_xyxy=boxes,
+            classes=classes,
+            is_ignore=is_ignore,
+            visible=np.ones(len(boxes), dtype=np.float32),
+        )
+
+    def to_example(self, sample: Sample, request: TileRequest) -> dict[str, Any]:
+        """The model's input of a sample of the tile's size."""
         window = request.window
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "instances": instances,
-            "ignore_boxes": Boxes(torch.from_numpy(ignore_boxes)),
+            **sample.to_example(),
             "height": self.size,
             "width": self.size,
             "file_name": request.record.file_name,
@@ -136,7 +158,7 @@ class TileMapper:
         return pixels
 
     def _annotations(self, request: TileRequest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (N, 4), classes (N,) and ignore boxes (M, 4) in tile pixels, clipped."""
+        """Boxes (N, 4) in tile pixels, clipped, classes (N,), and which (N,) are ignore boxes."""
         record, window, downsample = request.record, request.window, request.downsample
         share = visible_share(record.boxes_xyxy, window)
         seen = np.flatnonzero(share > 0)
@@ -145,7 +167,7 @@ class TileMapper:
         is_ignore = record.is_ignore[seen] | (share[seen] < self.min_visible)
         is_ignore |= _longer_side(clipped) < self.min_size
         is_ignore |= _longer_side(whole) / downsample > MAX_OBJECT_SIDES * self.size
-        return clipped[~is_ignore], record.classes[seen][~is_ignore], clipped[is_ignore]
+        return clipped, record.classes[seen], is_ignore
 
     def _pad(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]

@@ -22,6 +22,8 @@ from sparsenet.tiling.window import Window
 MIN_DOWNSAMPLE = 0.5
 # Draws of an empty tile before an object tile is taken instead (crowded scenes have few gaps).
 EMPTY_ATTEMPTS = 16
+# Attempts from here on, and from each multiple, are partners of a request.
+PARTNER_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class TileRequests(torch.utils.data.Dataset[TileRequest]):
         if found is None:
             found = self._draw_object(rng)
         return TileRequest(index, attempt, *found)
+
+    def partner(self, request: TileRequest, number: int) -> TileRequest:
+        """Another tile for a mosaic with the tile of a request; ``number`` is 0 or higher."""
+        return self.draw(request.index, request.attempt + PARTNER_ATTEMPTS * (number + 1))
 
     def _draw_object(self, rng: np.random.Generator) -> tuple[ImageRecord, Window, float]:
         """A tile that contains one drawn object, or lies inside it where it is larger."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from torch import Tensor, nn
 
 from sparsenet.errors import CheckpointError
 from sparsenet.modeling.checkpoint import LoadReport, copy_state, read_checkpoint
@@ -34,6 +35,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._trust = trust
         self._heuristics = False
         self.report: LoadReport | None = None
+        # Another source than the model's own state: a moving average of it, for instance.
+        self.read_weights: Callable[[], dict[str, Tensor]] = self.model.state_dict
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Detectron2's; a local path without a file is a :class:`CheckpointError`."""
@@ -64,7 +67,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Writes ``name.pth`` to a temporary file, flushes it to disk, and renames it."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data: dict[str, Any] = {"model": self.read_weights()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"

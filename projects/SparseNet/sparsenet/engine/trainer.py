@@ -10,19 +10,42 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsenet.data import SparseRCNNDatasetMapper, TileLoader, build_tile_train_loader
+from sparsenet.data import (
+    RecipeMapper,
+    SparseRCNNDatasetMapper,
+    TileLoader,
+    build_image_train_loader,
+    build_tile_train_loader,
+    is_augmented,
+)
+from sparsenet.engine.batch_norm import set_batch_norms
 from sparsenet.engine.checkpoint import SafeCheckpointer
+from sparsenet.engine.ema import EMAHook
 from sparsenet.engine.evaluate import evaluate_tiled
+from sparsenet.engine.letterboxed import LetterboxedDetector, letterbox_mapper
+from sparsenet.engine.lr_schedule import build_schedule
 from sparsenet.engine.optimizer import build_optimizer
 from sparsenet.errors import ConfigError, DatasetError
-from sparsenet.evaluation import PandaEvaluator
+from sparsenet.evaluation import CrowdEvaluator, PandaEvaluator
+from sparsenet.modeling.meta_arch import SparseRCNNWithTTA
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +83,44 @@ class Trainer(DefaultTrainer):
             self.data_loader.skip(self.start_iter)
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """As Detectron2's, with the batch norms that ``MODEL.BATCH_NORM`` asks for."""
+        return set_batch_norms(super().build_model(cfg), cfg.MODEL.BATCH_NORM)
+
+    def build_hooks(self) -> list[HookBase]:
+        """As Detectron2's; with ``SOLVER.EMA`` the average is what is evaluated and saved."""
+        hooks = super().build_hooks()
+        node = self.cfg.SOLVER.EMA
+        if not node.ENABLED:
+            return hooks
+        ema = EMAHook(_unwrap(self.model), node.DECAY, node.RAMP)
+        self.checkpointer.read_weights = lambda: ema.average
+
+        def test_average() -> dict[str, Any]:
+            with ema.averaged():
+                self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        evaluate = EvalHook(self.cfg.TEST.EVAL_PERIOD, test_average)
+        return [ema, *(evaluate if isinstance(hook, EvalHook) else hook for hook in hooks)]
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See :func:`sparsenet.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """See :func:`sparsenet.engine.lr_schedule.build_schedule`."""
+        return build_schedule(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Tiles where ``INPUT.TILE.ENABLED``, otherwise whole images by Sparse R-CNN's mapper."""
+        """Tiles where ``INPUT.TILE.ENABLED``, otherwise whole images.
+
+        Those come by the recipe of ``INPUT.AUG`` where it is on, or else by Sparse R-CNN's mapper
+        or, for Detectron2's own models, by Detectron2's, with masks and semantic labels.
+        """
         if not cfg.DATASETS.TRAIN:
             raise DatasetError(
                 "DATASETS.TRAIN must name at least one dataset, it is empty. "
@@ -74,23 +128,49 @@ class Trainer(DefaultTrainer):
             )
         if cfg.INPUT.TILE.ENABLED:
             return build_tile_train_loader(cfg)
-        return build_detection_train_loader(cfg, mapper=SparseRCNNDatasetMapper(cfg, True))
+        if is_augmented(cfg):
+            dicts = get_detection_dataset_dicts(
+                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            )
+            mapper = RecipeMapper(cfg, dicts)
+            return build_detection_train_loader(cfg, mapper=mapper, dataset=dicts)
+        if cfg.MODEL.META_ARCHITECTURE == "SparseRCNN":
+            return build_detection_train_loader(cfg, mapper=SparseRCNNDatasetMapper(cfg, True))
+        return build_image_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """As Detectron2's, letterboxed where ``INPUT.LETTERBOX`` is set."""
+        if cfg.INPUT.LETTERBOX:
+            return build_detection_test_loader(cfg, dataset_name, mapper=letterbox_mapper(cfg))
+        return super().build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """``PandaEvaluator`` for tiled evaluation, otherwise COCO's."""
+        """``PandaEvaluator`` for tiled evaluation, otherwise what the dataset's labels are for."""
         folder = output_folder or str(
             Path(cfg.OUTPUT_DIR, "inference", *_own_folder(cfg, dataset_name))
         )
-        if cfg.TEST.TILE.ENABLED or MetadataCatalog.get(dataset_name).evaluator_type == "panda":
-            return PandaEvaluator(
+        kind = MetadataCatalog.get(dataset_name).evaluator_type
+        evaluator: DatasetEvaluator
+        if cfg.TEST.TILE.ENABLED or kind == "panda":
+            evaluator = PandaEvaluator(
                 dataset_name, report_threshold=cfg.TEST.REPORT_THRESHOLD, output_dir=folder
             )
-        return COCOEvaluator(
-            dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
-        )
+        elif kind == "sem_seg":
+            return SemSegEvaluator(dataset_name, output_dir=folder)
+        else:
+            evaluator = COCOEvaluator(
+                dataset_name,
+                output_dir=folder,
+                max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+                allow_cached_coco=False,  # it may be of an earlier state of VOC or YOLO files
+            )
+        if cfg.TEST.MISS_RATE or kind == "crowd":
+            return DatasetEvaluators([evaluator, CrowdEvaluator(dataset_name)])
+        return evaluator
 
     @classmethod
     def test(
@@ -102,6 +182,8 @@ class Trainer(DefaultTrainer):
             Metrics of the dataset, or of each dataset by name where there are several.
         """
         if not cfg.TEST.TILE.ENABLED:
+            if cfg.INPUT.LETTERBOX:
+                model = LetterboxedDetector(model, cfg.INPUT.LETTERBOX).train(model.training)
             return super().test(cfg, model, evaluators)
         names = cfg.DATASETS.TEST
         evaluators = evaluators or [cls.build_evaluator(cfg, name) for name in names]
@@ -110,6 +192,33 @@ class Trainer(DefaultTrainer):
             for name, evaluator in zip(names, evaluators)
         )
         return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+        """Evaluates Sparse R-CNN by several passes over each image, see ``TEST.AUG``.
+
+        Images are resized from what ``INPUT.MIN_SIZE_TEST`` makes of them; 0 keeps their size.
+
+        Returns:
+            As ``test``, with "_TTA" after the names of the tasks.
+
+        Raises:
+            ConfigError: If evaluation is by tiles, which have sizes of their own.
+        """
+        if cfg.TEST.TILE.ENABLED:
+            raise ConfigError(
+                "TEST.AUG must be off where TEST.TILE is on. Use TEST.TILE.DOWNSAMPLES for several "
+                "sizes."
+            )
+        evaluators = [
+            cls.build_evaluator(cfg, name, str(Path(cfg.OUTPUT_DIR, "inference_TTA", name)))
+            for name in cfg.DATASETS.TEST
+        ]
+        plain = cfg.clone()
+        plain.defrost()
+        plain.INPUT.LETTERBOX = 0
+        results = cls.test(plain, SparseRCNNWithTTA(cfg, _unwrap(model)), evaluators)
+        return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
 
 
 class BFloat16Trainer(SimpleTrainer):

@@ -154,10 +154,10 @@ def _count_class(
 ) -> ErrorCounts:
     """Detections best first; boxes (·, 4) of one class in one image."""
     iou = pairwise_iou(detections, objects)  # (N, M)
-    taken_by = _match_greedily(iou, iou_threshold)
+    taken_by = match_greedily(iou, iou_threshold)
     is_right = np.zeros(len(detections), dtype=bool)
     is_right[taken_by[taken_by >= 0]] = True
-    is_ignored = ~is_right & _is_inside_any(detections, ignored, iou_threshold)
+    is_ignored = ~is_right & is_inside_any(detections, ignored, iou_threshold)
     is_wrong = ~is_right & ~is_ignored
     on_taken = (iou[:, taken_by >= 0] > iou_threshold).any(axis=1)
     num_counted = int(is_right.sum() + is_wrong.sum())
@@ -178,7 +178,7 @@ def _count_class(
     return counts
 
 
-def _match_greedily(iou: np.ndarray, iou_threshold: float) -> np.ndarray:
+def match_greedily(iou: np.ndarray, iou_threshold: float) -> np.ndarray:
     """(M,) index of the detection that takes each object, or -1; rows of ``iou`` are best first."""
     taken_by = np.full(iou.shape[1], -1, dtype=np.int64)
     for detection in np.flatnonzero((iou >= iou_threshold).any(axis=1)):
@@ -189,7 +189,7 @@ def _match_greedily(iou: np.ndarray, iou_threshold: float) -> np.ndarray:
     return taken_by
 
 
-def _is_inside_any(boxes: np.ndarray, regions: np.ndarray, share: float) -> np.ndarray:
+def is_inside_any(boxes: np.ndarray, regions: np.ndarray, share: float) -> np.ndarray:
     """(N,) whether a region covers at least this share of a box."""
     covered = _intersection(boxes, regions) / np.maximum(_area(boxes), 1e-9)[:, None]
     return (covered >= share).any(axis=1)

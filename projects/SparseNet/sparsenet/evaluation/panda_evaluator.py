@@ -16,6 +16,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from tabulate import tabulate
 
 from sparsenet.data.coco_json import read_coco_json
 from sparsenet.data.image_record import ImageRecord
@@ -129,6 +130,7 @@ class PandaEvaluator(DatasetEvaluator):
                 len(self._images),
             )
         results = OrderedDict(bbox=self._metrics(predictions))
+        logger.info("%s by class:\n%s", self._name, class_table(results["bbox"], self._class_names))
         if self._output_dir is not None:
             detections = self._to_coco(predictions, self._category_ids)
             write_json(self._output_dir / "coco_instances_results.json", detections)
@@ -281,6 +283,13 @@ class _Predictions:
     def empty(cls) -> _Predictions:
         """No detections."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def class_table(metrics: dict[str, float], class_names: Iterable[str]) -> str:
+    """A row per class, percent."""
+    keys = ("AP", "AP50", "precision", "recall", "duplicate_rate", "count_error")
+    rows = [[name, *(metrics[f"{key}-{name}"] for key in keys)] for name in class_names]
+    return tabulate(rows, ["class", *keys], tablefmt="pipe", floatfmt=".1f")
 
 
 def write_json(path: Path, content: Any) -> None:

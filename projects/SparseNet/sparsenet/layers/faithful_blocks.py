@@ -3,8 +3,8 @@
 SparseFormer (arXiv 2502.07216, section 3; https://github.com/liwenxi/SparseFormer, Apache-2.0), and
 its convolutional sibling of the same repository. The LSConv of the third form is LSNet's
 (``lsnet_blocks``). Names of parameters are the original ones. Differs
-from them in: kept windows are fetched by row numbers, not by an index as wide as the channels; masks
-are built for the kept windows alone; batch normalisation skips an empty selection.
+from them in: kept windows are fetched by row numbers, not by an index as wide as the channels;
+masks are built for the kept windows alone; batch normalisation skips an empty selection.
 
 Shorthand: B images, (H, W) cells, C channels, S cells per window side, L = S² cells per window,
 N windows per image, P kept windows of the whole batch.

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparsenet.errors import CheckpointError
+from sparsenet.modeling.backbone.lsnet_weights import add_missing_branches
 from sparsenet.modeling.mmdet_keys import DETECTOR_PARTS, detector_name
 
 # Computed from the configuration, here and there.
 _CONSTANTS = (".relative_position_index", ".attn_mask")
+# Where Sparse R-CNN keeps its parts.
+_SPARSE_RCNN_PARTS = ("backbone.", "head.", "init_proposal_", "criterion.")
+_WHOLE_DETECTORS = (*DETECTOR_PARTS, *_SPARSE_RCNN_PARTS)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def convert_state(state: Mapping[str, Tensor], source: str, *, prefix: str = "")
             f"Known sources: {', '.join(CONVERSIONS)}."
         )
     named = {
-        key if key.startswith(DETECTOR_PARTS) else prefix + key: value
+        key if key.startswith(_WHOLE_DETECTORS) else prefix + key: value
         for key, value in converted.items()
     }
     return Conversion(named, tuple(unused))
@@ -181,9 +185,62 @@ def _from_sparx(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[st
     return converted, unused
 
 
+# Names of torchvision's ResNets -> Detectron2's, in this order.
+_RESNET_NAMES = (
+    (r"^(conv1|bn1)\.", r"stem.\1."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\bbn(\d)\.", r"conv\1.norm."),
+    (r"\bdownsample\.0\.", "shortcut."),
+    (r"\bdownsample\.1\.", "shortcut.norm."),
+)
+
+
+def _from_torchvision(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A ResNet or ResNeXt of torchvision for Detectron2's, with ``STRIDE_IN_1X1: False``.
+
+    It was trained on RGB, standardised by ``PIXEL_MEAN`` and ``PIXEL_STD`` of ImageNet.
+    """
+    converted, unused = {}, []
+    for key, value in state.items():
+        if key.endswith(".num_batches_tracked"):
+            continue  # a count of training steps; frozen norms have none
+        if not re.match(r"(conv1|bn1|layer\d)\.", key):
+            unused.append(key)
+            continue
+        name = key
+        for pattern, replacement in _RESNET_NAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[name] = value
+    return converted, unused
+
+
+def _from_lsnet(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """LSNet, whose names are ours: the trunk of a classifier, or of a detector of mmdet.
+
+    Biases keep their grid, 4 cells per side in classifiers, 14 in detectors: MODEL.LSNET.BIAS_GRID.
+    """
+    names = {key: key.removeprefix("backbone.") for key in state}
+    trunk = {
+        name: state[key]
+        for key, name in names.items()
+        if re.match(r"(patch_embed\.\d|blocks\d\.\d+)\.", name)
+    }
+    return add_missing_branches(trunk), [key for key in state if names[key] not in trunk]
+
+
+def _from_sparsercnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The official Sparse R-CNN, whose names are ours: nothing changes."""
+    converted = {key: value for key, value in state.items() if key.startswith(_SPARSE_RCNN_PARTS)}
+    is_known = any(key.startswith("head.head_series.") for key in converted)
+    return (converted if is_known else {}), [key for key in state if key not in converted]
+
+
 Converter = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
 CONVERSIONS: dict[str, Converter] = {
+    "lsnet": _from_lsnet,
     "sparseformer": _from_sparseformer,
+    "sparsercnn": _from_sparsercnn,
     "sparx": _from_sparx,
     "swin": _from_swin,
+    "torchvision": _from_torchvision,
 }

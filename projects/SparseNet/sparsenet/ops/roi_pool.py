@@ -91,6 +91,9 @@ def _taps(
     cell = place.long()
     share = place - cell
     cells = torch.stack([cell, (cell + 1).minimum(last)], dim=-1)
-    weights = torch.stack([1 - share, share], dim=-1) * (is_inside.to(share.dtype) / sampling_ratio)[..., None]
+    weights = (
+        torch.stack([1 - share, share], dim=-1)
+        * (is_inside.to(share.dtype) / sampling_ratio)[..., None]
+    )
     shape = (len(low), num_bins, 2 * sampling_ratio)
     return cells.view(shape), weights.view(shape)

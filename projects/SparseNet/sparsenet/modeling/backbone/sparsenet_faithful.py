@@ -37,8 +37,8 @@ from sparsenet.layers.faithful_blocks import (
     GlobalConvBlock,
     LocalAttentionBlock,
     LocalConvBlock,
-    LSConvBlock,
 )
+from sparsenet.layers.lsnet_blocks import LSConvBlock
 from sparsenet.layers.score_net import WindowSelection
 from sparsenet.modeling.backbone.sparsenet import (
     DESIGNS,

@@ -2,7 +2,8 @@
 
 Paper: Sparse R-CNN, arXiv 2011.12450, section 3.3. Upstream: PeizeSun/SparseR-CNN (MIT).
 Differs from it in: all stages are computed together, boxes are compared in float32, more objects
-than predictions are allowed, and predictions inside ignore boxes are not taught "background".
+than predictions are allowed, predictions inside ignore boxes are not taught "background", and other
+overlaps than GIoU.
 """
 
 import torch
@@ -11,24 +12,28 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from sparsenet.modeling.losses.matcher import HungarianMatcher, Matches
+from sparsenet.modeling.losses.matcher import (
+    HungarianMatcher,
+    LossWeights,
+    Matches,
+    require_box_similarity,
+)
 from sparsenet.modeling.losses.targets import DetectionTargets
-from sparsenet.ops.boxes import paired_giou, pairwise_ioa
+from sparsenet.ops.boxes import paired_box_loss, pairwise_ioa
 from sparsenet.ops.focal import sigmoid_focal_loss
 from sparsenet.ops.precision import at_least_float32, without_autocast
 
 
 class SetCriterion(nn.Module):
-    """Classification, GIoU and L1 losses between matched pairs.
-
-    The weights of the matcher's costs are at the same time the weights of the losses.
-    """
+    """Classification, overlap and L1 losses between matched pairs."""
 
     def __init__(
         self,
         matcher: HungarianMatcher,
         num_classes: int,
         *,
+        weights: LossWeights | None = None,
+        box_loss: str = "giou",
         no_object_weight: float = 0.1,
         ignore_ioa: float = 0.5,
     ) -> None:
@@ -36,18 +41,26 @@ class SetCriterion(nn.Module):
         Args:
             matcher: one-to-one assignment.
             num_classes: K; the softmax variant has one logit more.
+            weights: of the losses; None takes those of the matcher's costs, as the paper.
+            box_loss: a key of ``BOX_SIMILARITIES``; the overlap loss is named after it.
             no_object_weight: weight of the background, softmax variant only.
             ignore_ioa: an unmatched prediction with at least this share of its own area in an
                 ignore box takes part in no classification loss.
+
+        Raises:
+            ConfigError: ``box_loss`` is not known.
         """
         super().__init__()
+        require_box_similarity("BOX_LOSS", box_loss)
         self.matcher = matcher
         self.num_classes = num_classes
         self.ignore_ioa = ignore_ioa
+        self.box_loss = box_loss
+        weights = weights or matcher.weights
         self.weights = {
-            "loss_ce": matcher.class_weight,
-            "loss_giou": matcher.giou_weight,
-            "loss_bbox": matcher.l1_weight,
+            "loss_ce": weights.classification,
+            f"loss_{box_loss}": weights.overlap,
+            "loss_bbox": weights.l1,
         }
         if not matcher.use_focal:
             empty_weight = torch.ones(num_classes + 1)
@@ -123,18 +136,21 @@ class SetCriterion(nn.Module):
         total = (loss.view_as(weight) * weight).sum(dim=(1, 2))
         return total / weight.sum(dim=(1, 2)).clamp(min=torch.finfo(weight.dtype).tiny)
 
-    @staticmethod
     def _box_losses(
-        boxes: Tensor, targets: DetectionTargets, matches: Matches, num_boxes: Tensor | float
+        self,
+        boxes: Tensor,
+        targets: DetectionTargets,
+        matches: Matches,
+        num_boxes: Tensor | float,
     ) -> dict[str, Tensor]:
         matched = boxes[matches.stage, matches.image, matches.prediction]  # (M, 4)
         truth = targets.boxes_xyxy[matches.image, matches.target].to(boxes)  # (M, 4)
         whwh = targets.image_whwh[matches.image].to(boxes)  # (M, 4)
-        giou = 1 - paired_giou(matched, truth)  # (M,)
+        overlap = paired_box_loss(matched, truth, self.box_loss)  # (M,)
         l1 = ((matched - truth) / whwh).abs().sum(-1)  # (M,)
         zeros = boxes.new_zeros(len(boxes))
         return {
-            "loss_giou": zeros.index_add(0, matches.stage, giou) / num_boxes,
+            f"loss_{self.box_loss}": zeros.index_add(0, matches.stage, overlap) / num_boxes,
             "loss_bbox": zeros.index_add(0, matches.stage, l1) / num_boxes,
         }
 

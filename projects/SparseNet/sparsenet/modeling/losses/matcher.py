@@ -13,9 +13,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from sparsenet.errors import NumericalError
+from sparsenet.errors import ConfigError, NumericalError
 from sparsenet.modeling.losses.targets import DetectionTargets
-from sparsenet.ops.boxes import paired_giou, pairwise_giou
+from sparsenet.ops.boxes import BOX_SIMILARITIES, paired_giou
 from sparsenet.ops.focal import focal_matching_cost
 from sparsenet.ops.precision import at_least_float32, without_autocast
 
@@ -32,15 +32,31 @@ class Matches(NamedTuple):
     target: Tensor
 
 
+class LossWeights(NamedTuple):
+    """Weights of the three parts of matching costs, or of losses."""
+
+    classification: float = 2.0
+    l1: float = 5.0
+    overlap: float = 2.0
+
+
+def require_box_similarity(key: str, kind: str) -> None:
+    """Raises ConfigError where ``kind`` is no key of ``BOX_SIMILARITIES``."""
+    if kind not in BOX_SIMILARITIES:
+        raise ConfigError(
+            f"MODEL.SparseRCNN.{key} must be one of {', '.join(BOX_SIMILARITIES)}, got {kind!r}. "
+            "'giou' is the paper's."
+        )
+
+
 class HungarianMatcher(nn.Module):
-    """Minimises class cost + L1 cost of normalised corners + GIoU cost over one-to-one pairs."""
+    """Minimises class cost + L1 cost of normalised corners + overlap cost over one-to-one pairs."""
 
     def __init__(
         self,
         *,
-        class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
+        weights: LossWeights | None = None,
+        box_cost: str = "giou",
         use_focal: bool = True,
         alpha: float = 0.25,
         gamma: float = 2.0,
@@ -48,16 +64,20 @@ class HungarianMatcher(nn.Module):
     ) -> None:
         """
         Args:
-            class_weight: weight of the class cost; so are ``l1_weight`` and ``giou_weight``.
+            weights: of the costs; None takes the paper's.
+            box_cost: similarity of boxes, a key of ``BOX_SIMILARITIES``; its negative is the cost.
             use_focal: sigmoid logits of K classes; False: softmax over K + 1.
             alpha: balance of the focal cost.
             gamma: exponent of the focal cost.
             min_giou: pairs with less in common are dropped; -1 keeps all.
+
+        Raises:
+            ConfigError: ``box_cost`` is not known.
         """
         super().__init__()
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
+        require_box_similarity("BOX_COST", box_cost)
+        self.weights = weights or LossWeights()
+        self.box_cost = box_cost
         self.use_focal = use_focal
         self.alpha = alpha
         self.gamma = gamma
@@ -105,11 +125,13 @@ class HungarianMatcher(nn.Module):
             logits, boxes = at_least_float32(logits), at_least_float32(boxes_xyxy)
             whwh = targets.image_whwh[:, None]  # (N, 1, 4)
             l1 = torch.cdist(boxes / whwh, (targets.boxes_xyxy / whwh).to(boxes), p=1)
-            giou = pairwise_giou(boxes, targets.boxes_xyxy)  # (S, N, P, G)
+            similarity = BOX_SIMILARITIES[self.box_cost](
+                boxes.unsqueeze(-2), targets.boxes_xyxy.unsqueeze(-3)
+            )  # (S, N, P, G)
             return (
-                self.class_weight * self._class_cost(logits, targets.classes)
-                + self.l1_weight * l1
-                - self.giou_weight * giou
+                self.weights.classification * self._class_cost(logits, targets.classes)
+                + self.weights.l1 * l1
+                - self.weights.overlap * similarity
             )
 
     def _class_cost(self, logits: Tensor, classes: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from sparsenet.errors import ConfigError, NumericalError
 from sparsenet.modeling.head.dense_proposals import DenseOutput, DenseProposals
 from sparsenet.modeling.head.dynamic_head import DynamicHead
 from sparsenet.modeling.losses.criterion import SetCriterion
-from sparsenet.modeling.losses.matcher import HungarianMatcher
+from sparsenet.modeling.losses.matcher import HungarianMatcher, LossWeights
 from sparsenet.modeling.losses.targets import DetectionTargets
 from sparsenet.modeling.losses.window_score import find_window_selector, window_score_losses
 from sparsenet.ops.boxes import cxcywh_to_xyxy
@@ -281,10 +281,15 @@ def _select_shapes(backbone: Backbone, in_features: tuple[str, ...]) -> dict:
 
 
 def _build_criterion(node: CfgNode) -> SetCriterion:
+    weights = LossWeights(node.CLASS_WEIGHT, node.L1_WEIGHT, node.GIOU_WEIGHT)
+    if len(node.COSTS) not in (0, 3):
+        raise ConfigError(
+            "MODEL.SparseRCNN.COSTS must be three numbers (class, L1, box) or (), got "
+            f"{node.COSTS}. () takes the weights of the losses."
+        )
     matcher = HungarianMatcher(
-        class_weight=node.CLASS_WEIGHT,
-        l1_weight=node.L1_WEIGHT,
-        giou_weight=node.GIOU_WEIGHT,
+        weights=LossWeights(*node.COSTS) if node.COSTS else weights,
+        box_cost=node.BOX_COST,
         use_focal=node.USE_FOCAL,
         alpha=node.ALPHA,
         gamma=node.GAMMA,
@@ -293,6 +298,8 @@ def _build_criterion(node: CfgNode) -> SetCriterion:
     return SetCriterion(
         matcher,
         node.NUM_CLASSES,
+        weights=weights,
+        box_loss=node.BOX_LOSS,
         no_object_weight=node.NO_OBJECT_WEIGHT,
         ignore_ioa=node.IGNORE_IOA,
     )
