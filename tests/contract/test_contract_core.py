@@ -301,9 +301,9 @@ def test_lite_refuses_what_it_would_ignore(tmp_path):
     for name in ("old.yaml", "code.yaml"):
         with pytest.raises(NotImplementedError, match="Install the real Detectron2"):
             get_cfg().merge_from_file(str(tmp_path / name))
-    masks = Instances((4, 4), pred_boxes=Boxes(BOXES[:1]), pred_masks=torch.zeros(1, 4, 4))
-    with pytest.raises(NotImplementedError, match="pred_masks"):
-        Visualizer(np.zeros((4, 4, 3))).draw_instance_predictions(masks)
+    points = Instances((4, 4), pred_boxes=Boxes(BOXES[:1]), pred_keypoints=torch.zeros(1, 2, 3))
+    with pytest.raises(NotImplementedError, match="pred_keypoints"):
+        Visualizer(np.zeros((4, 4, 3))).draw_instance_predictions(points)
 
 
 @lite_only

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from contract.mask_cases import rle
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage, TensorboardXWriter, get_event_storage
 from detectron2.utils.logger import log_every_n, log_first_n, setup_logger
 from detectron2.utils.visualizer import ColorMode, Visualizer
@@ -81,6 +82,50 @@ def test_draw_predictions(mode, tmp_path):
     assert (pixels[150:, 2:10] == 90).all(), "the background changed"
     image.save(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 0
+
+
+def _ring() -> np.ndarray:
+    """(80, 120) bool: a square with a hole."""
+    mask = np.zeros((80, 120), bool)
+    mask[10:50, 20:60] = True
+    mask[25:35, 30:50] = False
+    return mask
+
+
+@pytest.mark.parametrize("mode", list(ColorMode))
+def test_draw_predicted_masks(mode):
+    masks = torch.from_numpy(np.stack([_ring(), np.zeros_like(_ring())]))
+    instances = Instances((80, 120), pred_boxes=Boxes([[20, 10, 60, 50], [70, 5, 75, 12]]))
+    instances.pred_masks, instances.pred_classes = masks, torch.tensor([1, 0])
+    visualizer = _picture(mode, thing_colors=[(255, 0, 0), (0, 255, 0)])
+    visualizer.img[:] = (200, 90, 10)
+    image = visualizer.draw_instance_predictions(instances)
+    box, outer, hole = image.ax.patches[:3]
+    assert len(image.ax.patches) == 4, "the empty mask draws no more than its box"
+    assert box.get_bbox().bounds == (20, 10, 40, 40)
+    corners = [tuple(patch.get_extents().get_points().ravel()) for patch in (outer, hole)]
+    to_picture = image.ax.transData.transform
+    assert corners[0] == pytest.approx(to_picture([[20.5, 49.5], [59.5, 10.5]]).ravel())
+    assert corners[1] == pytest.approx(to_picture([[29.5, 35.5], [50.5, 24.5]]).ravel())
+    alpha = {ColorMode.IMAGE: 0.5, ColorMode.SEGMENTATION: 0.8, ColorMode.IMAGE_BW: 0.3}[mode]
+    assert outer.get_facecolor()[3] == hole.get_facecolor()[3] == alpha
+    if mode == ColorMode.IMAGE_BW:
+        assert set(image.get_image()[60, 100]) == {100}, "grey outside the masks"
+
+
+def test_overlay_takes_masks_of_every_form():
+    ring = _ring()
+    polygon = np.array([20.0, 10, 60, 10, 60, 50])
+    counts = {"size": [80, 120], "counts": [800, 40, 8760]}
+    forms = [
+        (BitMasks(ring[None]), 2), (ring[None], 2), ([{"size": [80, 120], "counts": rle(ring)}], 2),
+        ([counts], 1), (PolygonMasks([[polygon]]), 1), ([[polygon.tolist(), polygon]], 2),
+    ]  # fmt: skip
+    for masks, num in forms:
+        image = _picture().overlay_instances(boxes=np.array([[20, 10, 60, 50]]), masks=masks)
+        assert len(image.ax.patches) == 1 + num
+    with pytest.raises(AssertionError):
+        _picture().overlay_instances(boxes=np.array([[20, 10, 60, 50]]), masks=forms[0][0][:0])
 
 
 def test_draw_dataset_dict():

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from contract.detector_inputs import mask_rcnn_config, model_of
 from detectron2.config import get_cfg
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sparsenet.config import add_sparsenet_config
 from sparsenet.errors import ImageReadError
-from sparsenet.gigapixel.masks import decode_mask
+from sparsenet.gigapixel.masks import decode_mask, mask_windows
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
 from sparsenet.tiling.reader import ArrayReader
 
@@ -54,6 +56,26 @@ def test_the_photo_is_resized_and_ordered(image_format):
     assert found.class_names == ("a", "b")
     assert decode_mask(found.masks[0]).tolist() == [[True, False]] * 2
     assert (result.num_tiles, result.num_tile_pixels) == (1, 45 * 90)
+
+
+def test_masks_of_mask_rcnn_are_those_that_it_would_paste_into_the_photo():
+    image = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
+    cfg = config("BGR")
+    cfg.TEST.TILE.SCORE_THRESHOLD = 0.0
+    model = model_of(mask_rcnn_config())
+    found = PhotoPredictor(cfg, model)(image).detections
+    small = ResizeShortestEdge([60, 60], 90).get_transform(image).apply_image(image)
+    item = {"image": torch.tensor(small[:, :, ::-1].copy()).permute(2, 0, 1)}  # (3, h, w)
+    with torch.no_grad():
+        pasted = model([item | {"height": 150, "width": 210}])[0]["instances"]
+    order = np.argsort(-pasted.scores.numpy(), kind="stable")
+    np.testing.assert_array_equal(found.boxes_xyxy, pasted.pred_boxes.tensor.numpy()[order])
+    for mask, whole, (x1, y1, x2, y2) in zip(
+        found.masks, pasted.pred_masks.numpy()[order], mask_windows(found.boxes_xyxy).tolist()
+    ):
+        differs = decode_mask(mask) != whole[y1:y2, x1:x2]
+        assert differs.mean() < 1e-3  # roundings
+    assert len(found) > 10
 
 
 def test_a_gigapixel_image_needs_tiles():

@@ -1,5 +1,7 @@
 """Pictures, the pass over the pixels that feeds them, and Deep Zoom tiles."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from sparsenet.errors import ConfigError, OutputError
 from sparsenet.gigapixel.deep_zoom import TILE_SIZE, DeepZoomWriter
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports import class_color
+from sparsenet.gigapixel.masks import encode_mask, mask_windows
 from sparsenet.gigapixel.pictures import (
     TRUTH_COLOR,
     crop_groups,
@@ -148,6 +151,60 @@ def test_boxes_are_drawn_where_they_are_in_the_colour_of_their_class():
     assert (picture[100, 150] == GREY).all()  # boxes are not filled
     assert picture.shape[0] > 200  # the legend is below
     assert has_color(picture[200:], class_color(0))
+
+
+def with_masks(found):
+    """Masks that cover the left half of each box."""
+    windows = mask_windows(found.boxes_xyxy).tolist()
+    sizes = [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in windows]
+    halves = [np.arange(width)[None].repeat(height, 0) < width / 2 for height, width in sizes]
+    return replace(found, masks=[encode_mask(half) for half in halves])
+
+
+def is_tinted(pixel, index):
+    """Whether a pixel is the grey of the image with two fifths of the colour of a class."""
+    return bool(np.allclose(pixel, GREY * 0.6 + np.array(class_color(index)) * 0.4, atol=1))
+
+
+@pytest.mark.parametrize("downsample", [1, 3])
+def test_masks_are_tinted_inside_their_boxes(downsample):
+    found = with_masks(detections([[300, 150, 600, 450], [30, 30, 90, 90]], classes=[0, 1]))
+    picture = paint_overview(grey_image()[::downsample, ::downsample], downsample, found)
+    for x, y, index in ((375, 300, 0), (48, 60, 1)):
+        assert is_tinted(picture[y // downsample, x // downsample], index)
+    for x, y in ((525, 300), (75, 60), (150, 300)):  # right halves, and beside
+        assert (picture[y // downsample, x // downsample] == GREY).all()
+    edge = picture[250 // downsample, 444 // downsample : 453 // downsample]
+    assert has_color(edge[None], class_color(0))
+
+
+def test_small_masks_lie_upon_large_ones():
+    boxes = [[100, 100, 140, 140], [0, 0, 800, 580]]
+    picture = paint_overview(grey_image(), 1, with_masks(detections(boxes, classes=[1, 0])))
+    assert is_tinted(picture[200, 110], 0)
+    assert has_color(picture[110:130, 119:120], class_color(1))  # the edge of the small one
+
+
+@pytest.mark.parametrize("downsample", [2, 3, 6, 7])
+def test_masks_at_the_ends_of_the_image(downsample):
+    boxes = [[898.5, 598.5, 900, 600], [0, 0, 900, 600], [0, 599.9, 0.1, 600]]
+    found = with_masks(detections(boxes))
+    picture = paint_overview(grey_image()[::downsample, ::downsample], downsample, found)
+    assert is_tinted(picture[40, 50], 0)
+
+
+def test_masks_are_shown_in_crops(tmp_path):
+    found = with_masks(detections([[300, 150, 600, 450], [880, 580, 900, 600]], classes=[0, 1]))
+    save_crops(ArrayReader(grey_image()), found, tmp_path / "crops.png")
+    crops = read_rgb(tmp_path / "crops.png")[30:]
+    assert is_tinted(crops[88, 60], 0) and (crops[88, 115] == GREY).all()
+    assert is_tinted(crops[130, 176 + 88], 1) and not is_tinted(crops[130, 176 + 40], 1)
+
+
+def test_the_legend_names_only_what_was_found(tmp_path):
+    of_many = replace(detections([[1, 1, 9, 9]]), class_names=tuple(map(str, range(400))))
+    one = paint_overview(grey_image(), 1, replace(of_many, class_names=("0",)))
+    np.testing.assert_array_equal(paint_overview(grey_image(), 1, of_many), one)
 
 
 def test_tiny_boxes_stay_visible():

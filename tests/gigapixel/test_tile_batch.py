@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 from blob_detector import BlobDetector
+from contract.detector_inputs import mask_rcnn_config, model_of
 from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from sparsenet.gigapixel import GigapixelPredictor, TileOptions
-from sparsenet.gigapixel.masks import decode_mask, mask_windows
+from sparsenet.gigapixel.masks import decode_mask, encode_mask, mask_areas, mask_windows
 from sparsenet.gigapixel.tile_batch import number_tiles, numbered_tile, tile_windows
 
 SIZE = (500, 640)
@@ -91,6 +92,29 @@ def test_masks_below_the_threshold_are_left_out(shapes):
     found = GigapixelPredictor(model, tile=tile)(image, progress=False).detections
     assert len(found.masks) == len(found) == len(ELLIPSES) - 1
     assert (ious(found, shapes) == 1).sum() == len(found)
+
+
+@pytest.mark.parametrize("downsamples", [(1,), (1, 2)])
+def test_mask_rcnn_goes_through_tiles(downsamples):
+    """Weights of chance find some hundred boxes: every mask has the size of its box."""
+    image = np.random.default_rng(0).integers(0, 255, (250, 330, 3), dtype=np.uint8)
+    tile = TileOptions(
+        size=128, overlap=32, downsamples=downsamples, score_threshold=0.0, merge_iou=1.0
+    )
+    model = model_of(mask_rcnn_config())
+    found = GigapixelPredictor(model, tile=tile)(image, progress=False).detections
+    windows = mask_windows(found.boxes_xyxy)
+    sizes = [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in windows.tolist()]
+    assert len(found) > 100
+    assert [decode_mask(mask).shape for mask in found.masks] == sizes
+    assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= (330, 250)).all()
+    assert (mask_areas(found.masks) > 0).any()
+
+
+def test_areas_of_more_masks_than_a_byte_counts():
+    masks = np.array([encode_mask(np.ones((2, 1 + i % 7), bool)) for i in range(300)])
+    assert mask_areas(masks).tolist() == [2 * (1 + i % 7) for i in range(300)]
+    assert mask_areas(masks[:0]).shape == (0,)
 
 
 def test_numbers_lead_back_to_their_tiles():

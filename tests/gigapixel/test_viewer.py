@@ -45,7 +45,7 @@ def crowd(num=400, seed=0):
         truncated=rng.uniform(size=seen.sum() + 30) < 0.1,
         tile_ids=np.zeros(seen.sum() + 30),
         image_size=SIZE,
-        class_names=("person", "vehicle"),
+        class_names=("person", "vehicle", "bicycle"),
     )
     return found, truth
 
@@ -104,7 +104,7 @@ def test_data_is_what_was_given(page):
     assert data["detections"]["scores"] == sorted(data["detections"]["scores"], reverse=True)
     assert data["detections"]["truncated"] == np.flatnonzero(found.truncated[order]).tolist()
     assert data["truth"]["ignore"] == truth.is_ignore.astype(int).tolist()
-    assert [c["name"] for c in data["classes"]] == ["person", "vehicle"]
+    assert [c["name"] for c in data["classes"]] == ["person", "vehicle", "bicycle"]
 
 
 def test_skipped_tiles_are_told_with_their_reasons():
@@ -195,6 +195,8 @@ def test_a_linked_box_is_shown_among_those_that_reach_the_score(browse):
     assert texts["title"] == "script><b>name.jpg"
     assert texts["facts"] == "2,000 × 1,500 px · 3 MP"
     assert 'data-theme="dark"' in dom
+    rows = re.findall(r"<label( hidden)?[^>]*><input[^>]*><span[^>]*></span><span>(\w+)<", dom)
+    assert rows == [("", "person"), ("", "vehicle"), (" hidden", "bicycle")]
     cells = dict(re.findall(r"<th>([^<]*)</th><td>([^<]*)</td>", dom))
     assert cells["score"] == f"{ranked.scores[box]:.3f}"
     assert cells["class"] == "person"

@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from sparsenet.config import add_sparsenet_config
-from sparsenet.errors import ConfigError
+from sparsenet.errors import CheckpointError, ConfigError
 from sparsenet.modeling.backbone import TimmBackbone
 
 timm = pytest.importorskip("timm")
@@ -103,3 +103,11 @@ def test_what_does_not_fit():
         TimmBackbone("pvt_v2_b0", norm="GN")
     with pytest.raises(ConfigError, match="FREEZE_AT must be 0, or at least the power of two"):
         TimmBackbone("pvt_v2_b0", freeze_at=1)
+
+
+def test_weights_out_of_reach_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nonexistent")
+    with pytest.raises(CheckpointError, match=r"MODEL\.TIMM\.PRETRAINED False"):
+        TimmBackbone("resnet10t", pretrained=True)

@@ -21,7 +21,12 @@ from tools import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CLASSIFIERS = ("imagenet", "artist")  # folders of YAMLs that are about no detector
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    if path.parent.name not in CLASSIFIERS and not path.name.startswith("Base-")
+]
 SAMPLE = str(ROOT / "configs/sample/sparse_rcnn_sparsenet_conv_nano_fpn_sample.yaml")
 
 

@@ -203,7 +203,7 @@ def _add_timm(cfg: CN) -> None:
     cfg.MODEL.TIMM = CN()
     node = cfg.MODEL.TIMM
     node.NAME = "mobilenetv3_large_100"  # any model of timm's registry that gives maps
-    node.PRETRAINED = False  # downloads timm's ImageNet weights when the model is built
+    node.PRETRAINED = False  # downloads timm's ImageNet weights where MODEL.WEIGHTS is empty
     node.OUT_FEATURES = ("c2", "c3", "c4", "c5")  # cn has stride 2^n
     node.FREEZE_AT = 0  # what maps of strides up to 2^n need does not learn; 0: all does
     node.NORM = ""  # "" leaves the batch norms; FrozenBN | SyncBN replaces them

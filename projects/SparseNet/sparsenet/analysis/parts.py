@@ -42,6 +42,7 @@ def build_model_on(
     cfg.MODEL.DEVICE = str(device)
     if use_weights:
         return build_trained_model(cfg, trust_checkpoint=trust_checkpoint)[0]
+    cfg.MODEL.TIMM.PRETRAINED = False
     return build_model(cfg)
 
 

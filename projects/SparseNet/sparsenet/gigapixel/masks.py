@@ -11,6 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as coco_mask
 
 
@@ -31,6 +33,19 @@ def decode_mask(run_lengths: dict[str, Any]) -> np.ndarray:
     """(h, w) bool mask of COCO run lengths."""
     pixels: np.ndarray = coco_mask.decode(run_lengths)
     return pixels.astype(bool)
+
+
+def encode_roi_mask(probabilities: torch.Tensor, box_xyxy: np.ndarray) -> dict[str, Any]:
+    """COCO run lengths of the window of a box, from what a mask head says of the box.
+
+    Args:
+        probabilities: (M, M) in [0, 1], over the whole box.
+        box_xyxy: (4,) full-image pixels.
+    """
+    x1, y1, x2, y2 = mask_windows(box_xyxy[None])[0].tolist()
+    box = torch.from_numpy(box_xyxy - np.array([x1, y1, x1, y1])).float()
+    pasted = paste_masks_in_image(probabilities[None], box[None], (y2 - y1, x2 - x1))  # (1, h, w)
+    return encode_mask(pasted[0].numpy())
 
 
 def mask_in_image(
@@ -92,7 +107,8 @@ def mask_polygons(
 
 def mask_areas(masks: np.ndarray) -> np.ndarray:
     """(N,) float64 pixels of (N,) run lengths."""
-    return np.asarray(coco_mask.area(masks.tolist()), dtype=np.float64).reshape(-1)
+    # One by one: pycocotools fails for lists of more than 255 with numpy 2.
+    return np.array([coco_mask.area(mask) for mask in masks], dtype=np.float64)
 
 
 def shared_mask_areas(

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from sparsenet.errors import ImageReadError
@@ -81,8 +83,8 @@ class PhotoPredictor:
         decoded = time.perf_counter()
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         with torch.inference_mode():
-            output = self.model([{"image": tensor, "height": height, "width": width}])[0]
-        detections = self._to_detections(output["instances"], (height, width))
+            instances = self._detect({"image": tensor, "height": height, "width": width})
+        detections = self._to_detections(instances, (height, width))
         end = time.perf_counter()
         timings = {
             "decode": decoded - start,
@@ -101,6 +103,19 @@ class PhotoPredictor:
             self._weights = weights_hash(self.model)
         settings = (self._sides, self._is_bgr, self._options.score_threshold, self._settings)
         return run_manifest(reader.path, settings, self._weights)
+
+    def _detect(self, item: dict[str, Any]) -> Any:
+        """The model's ``Instances`` in full-image pixels; masks as ``roi_masks`` if it has heads.
+
+        Such a model would paste each mask into an image of its own: N times the photo.
+        """
+        if not isinstance(self.model, GeneralizedRCNN):
+            return self.model([item])[0]["instances"]
+        instances = self.model.inference([item], do_postprocess=False)[0]
+        if instances.has("pred_masks"):
+            instances.roi_masks = instances.pred_masks[:, 0]  # (N, 1, M, M) -> (N, M, M)
+            instances.remove("pred_masks")
+        return detector_postprocess(instances, item["height"], item["width"])
 
     def _to_detections(self, instances: Any, image_size: tuple[int, int]) -> Detections:
         height, width = image_size

@@ -1,4 +1,4 @@
-"""Pictures of detections: the whole image with its boxes, and a sheet of single objects."""
+"""Pictures of detections: the whole image with all of them, and a sheet of single objects."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from sparsenet.errors import ConfigError, OutputError
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports import class_color, class_name, write_bytes
+from sparsenet.gigapixel.masks import decode_mask, mask_areas, mask_windows
 from sparsenet.gigapixel.sweep import OverviewCollector, WindowCollector, sweep
 from sparsenet.gigapixel.truth import Truth
 from sparsenet.tiling.reader import ImageReader
@@ -27,6 +28,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CROP_SIDE, _COLUMNS, _ROWS = 176, 12, 3
 _CONTEXT = 1.6
 _CAPTION_HEIGHT = 30
+_MASK_ALPHA = 0.4
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def draw_overview(
@@ -37,7 +40,7 @@ def draw_overview(
     max_side: int = MAX_SIDE,
     truth: Truth | None = None,
 ) -> None:
-    """Writes the whole image, small, with all boxes and a legend.
+    """Writes the whole image, small, with all boxes and masks and a legend.
 
     Args:
         reader: The image; a stored pyramid level is used where there is one, otherwise the image is
@@ -97,7 +100,9 @@ def read_overview(reader: ImageReader, max_side: int = MAX_SIDE) -> tuple[np.nda
 def paint_overview(
     pixels: np.ndarray, downsample: float, detections: Detections, truth: Truth | None = None
 ) -> np.ndarray:
-    """The overview with boxes, above a legend with counts; (h + legend, w, 3) uint8 RGB.
+    """The overview with boxes and masks, above a legend; (h + legend, w, 3) uint8 RGB.
+
+    The legend counts the classes that were found.
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
@@ -111,15 +116,15 @@ def paint_overview(
         for is_ignore, color in ((True, _IGNORE_COLOR), (False, TRUTH_COLOR)):
             _draw_boxes(picture, truth.boxes_xyxy[truth.is_ignore == is_ignore] / downsample, color)
         entries.append((TRUTH_COLOR, f"truth {int((~truth.is_ignore).sum()):,}"))
+    _tint_masks(picture, detections, scale=1 / downsample)
     counts = Counter(detections.classes.tolist())
-    num_classes = max(len(detections.class_names), *counts, 0)
-    for index in sorted(set(counts) | set(range(num_classes))):
+    for index in sorted(counts):
         boxes = detections.boxes_xyxy[detections.classes == index] / downsample
         _draw_boxes(picture, boxes, class_color(index))
         name = class_name(detections.class_names, index)
         entries.append((class_color(index), f"{name} {counts[index]:,}"))
     height, width = detections.image_size
-    caption = f"{width:,} x {height:,} px, {width * height / 1e6:,.0f} MP"
+    caption = f"{width:,} x {height:,} px, {width * height / 1e6:,.1f} MP"
     return np.concatenate([picture, _legend(picture.shape[1], entries, caption)])
 
 
@@ -132,6 +137,38 @@ def _draw_boxes(picture: np.ndarray, boxes_xyxy: np.ndarray, color: tuple[int, i
         if side >= 24:  # a dark rim keeps the line visible on a ground of its own colour
             cv2.rectangle(picture, *corners, (0, 0, 0), 4)
         cv2.rectangle(picture, *corners, color, 2 if side >= 12 else 1)
+
+
+def _tint_masks(
+    picture: np.ndarray,
+    detections: Detections,
+    *,
+    scale: float,
+    origin: tuple[int, int] = (0, 0),
+) -> None:
+    """Tints masks in the colours of their classes and draws their edges, the largest first.
+
+    Args:
+        picture: (h, w, 3) uint8, changed in place; all boxes begin inside.
+        detections: Without masks, nothing is drawn.
+        scale: Pixels of the picture per full-image pixel.
+        origin: x and y of the picture's corner, full-image pixels.
+    """
+    if detections.masks is None:
+        return
+    windows = mask_windows(detections.boxes_xyxy) - np.tile(origin, 2)
+    places = mask_windows(windows * scale).tolist()
+    for index in np.argsort(-mask_areas(detections.masks), kind="stable").tolist():
+        x1, y1, x2, y2 = places[index]
+        pixels = decode_mask(detections.masks[index]).astype(np.uint8)
+        mask = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=cv2.INTER_NEAREST_EXACT)
+        ground = picture[y1:y2, x1:x2]
+        mask = mask[: ground.shape[0], : ground.shape[1]]
+        core = cv2.erode(mask, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        color = np.array(class_color(int(detections.classes[index])))
+        is_inside = core > 0
+        ground[is_inside] = (1 - _MASK_ALPHA) * ground[is_inside] + _MASK_ALPHA * color
+        ground[mask > core] = color
 
 
 def _legend(
@@ -214,12 +251,14 @@ def paint_crops(
 def _paint_crop(
     window: Window, pixels: np.ndarray, detections: Detections, index: int
 ) -> np.ndarray:
-    """One object on a square of the sheet, with its box and score."""
+    """One object on a square of the sheet, with its box, mask and score."""
     scale = _CROP_SIDE / max(window.size)
     size = (max(1, round(window.width * scale)), max(1, round(window.height * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     cell = np.full((_CROP_SIDE, _CROP_SIDE, 3), _PAPER, dtype=np.uint8)
-    cell[: size[1], : size[0]] = cv2.resize(pixels, size, interpolation=method)
+    shown = cell[: size[1], : size[0]]
+    shown[:] = cv2.resize(pixels, size, interpolation=method)
+    _tint_masks(shown, detections[np.array([index])], scale=scale, origin=(window.x, window.y))
     box = (detections.boxes_xyxy[index] - np.array([window.x, window.y] * 2)) * scale
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     color = class_color(int(detections.classes[index]))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sparsenet.gigapixel.detections import Detections
-from sparsenet.gigapixel.masks import encode_mask, mask_windows
+from sparsenet.gigapixel.masks import encode_mask, encode_roi_mask, mask_windows
 from sparsenet.gigapixel.options import TileOptions
 from sparsenet.tiling import Tile, TileGrid, boxes_to_image
 
@@ -108,8 +108,8 @@ def tile_detections(
     """One tile's instances -> detections of good score, clipped to the tile.
 
     Args:
-        instances: Detectron2's ``Instances`` in tile pixels; ``pred_masks``, (N, h, w) bool, are
-            kept where there are any.
+        instances: Detectron2's ``Instances`` in tile pixels. Masks are kept where there are any:
+            ``pred_masks``, (N, h, w) bool, or ``roi_masks``, (N, M, M) probabilities over the box.
         tile: Where the tile lies.
         tile_id: Its number within the run.
         options: Score threshold and seam margins.
@@ -126,10 +126,6 @@ def tile_detections(
     # A box in the padding beyond the image border has no area left.
     keep = (scores >= options.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     boxes = boxes[keep]
-    masks = None
-    if instances.has("pred_masks"):
-        kept = to_numpy(instances.pred_masks[torch.from_numpy(keep)])
-        masks = [_mask_in_box(mask, box, tile) for mask, box in zip(kept, mask_windows(boxes))]
     return Detections(
         boxes_xyxy=boxes,
         scores=scores[keep],
@@ -138,8 +134,22 @@ def tile_detections(
         tile_ids=np.full(len(boxes), tile_id),
         image_size=image_size,
         downsamples=np.full(len(boxes), tile.downsample),
-        masks=masks,  # type: ignore[arg-type]  # becomes an array of objects
+        masks=_masks_in_boxes(instances, keep, boxes, tile),  # type: ignore[arg-type]  # an array
     )
+
+
+def _masks_in_boxes(
+    instances: Any, keep: np.ndarray, boxes: np.ndarray, tile: Tile
+) -> list[dict[str, Any]] | None:
+    """Run lengths for the full-image boxes that are kept; None where there are no masks."""
+    picked = torch.from_numpy(keep)
+    if instances.has("roi_masks"):
+        kept = instances.roi_masks[picked].detach().cpu()
+        return [encode_roi_mask(mask, box) for mask, box in zip(kept, boxes)]
+    if instances.has("pred_masks"):
+        pixels = to_numpy(instances.pred_masks[picked])
+        return [_mask_in_box(mask, box, tile) for mask, box in zip(pixels, mask_windows(boxes))]
+    return None
 
 
 def _mask_in_box(mask: np.ndarray, box: np.ndarray, tile: Tile) -> dict[str, Any]:

@@ -241,6 +241,7 @@ function buildPanel() {
   $("compare-label").hidden = !truth;
   $("skipped-label").hidden = !skipped;
   skipped?.levels.forEach((level) => $("skipped-level").add(new Option(`downsample ${level}`, level, false, level === skipped.level)));
+  const occurring = new Set([...classes, ...(data.truth?.classes ?? [])]);
   data.classes.forEach((one, k) => {
     const row = document.createElement("label"), box = document.createElement("input");
     const swatch = document.createElement("span"), name = document.createElement("span"), count = document.createElement("span");
@@ -251,6 +252,7 @@ function buildPanel() {
     swatch.style.background = one.color;
     name.textContent = one.name;
     count.className = "number";
+    row.hidden = !occurring.has(k);  // of 80 classes an image has a few
     row.append(box, swatch, name, count);
     $("classes").append(row);
   });

@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from sparsenet.errors import ConfigError, MissingDependencyError
+from sparsenet.errors import CheckpointError, ConfigError, MissingDependencyError
 from sparsenet.modeling.backbone.with_neck import add_neck
 
 NORMS = ("", "FrozenBN", "SyncBN")
@@ -47,6 +47,7 @@ class TimmBackbone(Backbone):
         Raises:
             ConfigError: If there is no such model, or it has no such maps.
             MissingDependencyError: If timm is not installed.
+            CheckpointError: If the ImageNet weights cannot be fetched.
         """
         super().__init__()
         options = dict(options or {})
@@ -69,7 +70,7 @@ class TimmBackbone(Backbone):
         return {
             "name": node.NAME,
             "out_features": tuple(node.OUT_FEATURES),
-            "pretrained": node.PRETRAINED,
+            "pretrained": node.PRETRAINED and not cfg.MODEL.WEIGHTS,
             "freeze_at": node.FREEZE_AT,
             "norm": node.NORM,
             "options": dict(node.OPTIONS),
@@ -162,6 +163,11 @@ def _create(name: str, options: dict[str, Any], **arguments: Any) -> nn.Module:
         raise ConfigError(
             f"MODEL.TIMM.NAME must be a model that gives maps and takes MODEL.TIMM.OPTIONS "
             f"{options}, {name!r} does not: {error}."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"The ImageNet weights of {name} must be in reach of timm's hub, fetching them failed: "
+            f"{error} Set MODEL.TIMM.PRETRAINED False, or MODEL.WEIGHTS to a file."
         ) from error
 
 

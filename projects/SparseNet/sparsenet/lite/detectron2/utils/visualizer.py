@@ -1,13 +1,16 @@
-"""Stands in for detectron2.utils.visualizer: has boxes, labels and polygons; lacks bit masks,
-keypoints, rotated boxes, semantic and panoptic pictures."""
+"""Stands in for detectron2.utils.visualizer: has boxes, labels and masks; lacks masks without
+boxes, keypoints, rotated boxes, semantic and panoptic pictures."""
 
 import colorsys
 from enum import Enum, unique
 
+import cv2
 import matplotlib as mpl
 import numpy as np
+import pycocotools.mask as mask_util
+import torch
 from detectron2._lacking import lacks
-from detectron2.structures import Boxes, BoxMode
+from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks
 from matplotlib import colors as mplc
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,7 +26,7 @@ class ColorMode(Enum):
 
     IMAGE = 0  # each at random
     SEGMENTATION = 1  # each like its class (metadata.thing_colors)
-    IMAGE_BW = 2  # each at random, on a grey image
+    IMAGE_BW = 2  # each at random, on an image that is grey outside the masks
 
 
 class VisImage:
@@ -79,28 +82,35 @@ class Visualizer:
         self._instance_mode = instance_mode
 
     def draw_instance_predictions(self, predictions, jittering: bool = True):
-        """Draws pred_boxes with "class score" labels.
+        """Draws pred_boxes with "class score" labels, and pred_masks.
 
         Args:
             predictions: Instances on the CPU.
             jittering: vary the class's colour from object to object in SEGMENTATION mode.
         """
-        for field in ("pred_masks", "pred_keypoints"):
-            if predictions.has(field):
-                raise lacks(f"Visualizer.draw_instance_predictions of {field}")
+        if predictions.has("pred_keypoints"):
+            raise lacks("Visualizer.draw_instance_predictions of pred_keypoints")
         fields = predictions.get_fields()
         classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
+        masks, colors = fields.get("pred_masks"), self._class_colors(classes, jittering)
+        alpha = 0.5 if colors is None else 0.8
         if self._instance_mode == ColorMode.IMAGE_BW:
-            grey = self.img.mean(axis=2, keepdims=True)
-            self.output.reset_image(np.repeat(grey, 3, axis=2))
+            picture = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2)
+            if masks is not None:
+                is_object = masks.any(dim=0).numpy()
+                picture[is_object] = self.img[is_object]
+            self.output.reset_image(picture)
+            alpha = 0.3
         return self.overlay_instances(
             boxes=fields.get("pred_boxes"),
             labels=self._labels(classes, fields.get("scores")),
-            assigned_colors=self._class_colors(classes, jittering),
+            masks=masks,
+            assigned_colors=colors,
+            alpha=alpha,
         )
 
     def draw_dataset_dict(self, dic):
-        """Draws the annotations of one image of a dataset: boxes and polygons."""
+        """Draws the annotations of one image of a dataset: boxes and masks."""
         if any(dic.get(key) is not None for key in ("sem_seg_file_name", "pan_seg_file_name")):
             raise lacks("Visualizer.draw_dataset_dict of semantic or panoptic labels")
         annotations = dic.get("annotations")
@@ -136,10 +146,11 @@ class Visualizer:
         Args:
             boxes: Boxes or (N, 4) xyxy.
             labels: N texts.
-            masks: N lists of polygons [x0, y0, x1, y1, ...].
+            masks: BitMasks, PolygonMasks, or N times: a list of polygons [x0, y0, x1, y1, ...], an
+                (H, W) mask, or COCO run lengths.
             keypoints: lacking.
             assigned_colors: N matplotlib colours; None: random ones.
-            alpha: opacity of polygons.
+            alpha: opacity of masks.
         """
         if keypoints is not None:
             raise lacks("Visualizer.overlay_instances(keypoints=...)")
@@ -153,11 +164,11 @@ class Visualizer:
         if boxes.shape[1] != 4:
             raise lacks("Visualizer.overlay_instances of rotated boxes")
         colors = assigned_colors or [_random_color() for _ in boxes]
+        polygons = [[] for _ in boxes] if masks is None else _polygons_of(masks)
+        assert len(polygons) == len(boxes), f"{len(polygons)} masks for {len(boxes)} boxes"
         for i in np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)):
             self.draw_box(boxes[i], edge_color=colors[i])
-            for polygon in masks[i] if masks is not None else ():
-                if not isinstance(polygon, list | np.ndarray):
-                    raise lacks("Visualizer.overlay_instances of bit masks and RLE")
+            for polygon in polygons[i]:
                 self.draw_polygon(np.reshape(polygon, (-1, 2)), colors[i], alpha=alpha)
             if labels is not None:
                 self._draw_label(labels[i], boxes[i], colors[i])
@@ -259,6 +270,27 @@ class Visualizer:
             return None
         colors = [np.asarray(palette[c]) / 255 for c in classes]
         return [tuple(_jitter(color) if jittering else color) for color in colors]
+
+
+def _polygons_of(masks) -> list[list]:
+    """Of each object, its polygons [x0, y0, x1, y1, ...]; those of holes among them."""
+    if isinstance(masks, PolygonMasks):
+        return masks.polygons
+    masks = masks.tensor if isinstance(masks, BitMasks) else masks
+    masks = masks.numpy() if isinstance(masks, torch.Tensor) else masks
+    return [mask if isinstance(mask, list) else _outlines(mask) for mask in masks]
+
+
+def _outlines(mask) -> list[np.ndarray]:
+    """The polygons of an (H, W) mask or of COCO run lengths."""
+    if isinstance(mask, dict):
+        if isinstance(mask["counts"], list):
+            mask = mask_util.frPyObjects(mask, *mask["size"])
+        mask = mask_util.decode(mask)
+    pixels = np.ascontiguousarray(mask, dtype=np.uint8)
+    contours, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    # OpenCV counts pixels; their centres lie half a pixel further.
+    return [contour.reshape(-1) + 0.5 for contour in contours if len(contour) >= 3]
 
 
 def _random_color() -> tuple[float, float, float]:
