@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from sparsenet.ops.roi_pool import roi_align_pyramid
+from sparsenet.ops.roi_pool import feature_table, roi_align_pyramid
 
 SCALES = (1 / 4, 1 / 8, 1 / 16)
 
@@ -57,7 +57,7 @@ def test_equals_torchvision(dtype, is_channels_last, size, ratio) -> None:
     grad = torch.randn_like(expected)
     expected_grads = torch.autograd.grad(expected, features, grad)
     pooled = roi_align_pyramid(
-        inputs, boxes, levels, scales=SCALES, output_size=size, sampling_ratio=ratio
+        feature_table(inputs), boxes, levels, scales=SCALES, output_size=size, sampling_ratio=ratio
     )
     grads = torch.autograd.grad(pooled, features, grad)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
@@ -70,8 +70,9 @@ def test_half_precision_features_keep_exact_boxes() -> None:
     features = [feature.detach().bfloat16() for feature in pyramid(2, torch.float32)]
     boxes, levels = boxes_of_every_kind(), torch.zeros(2, 6, dtype=torch.long)
     options = {"scales": SCALES, "output_size": (7, 7), "sampling_ratio": 2}
-    pooled = roi_align_pyramid(features, boxes, levels, **options)
-    exact = roi_align_pyramid([f.float() for f in features], boxes, levels, **options)
+    pooled = roi_align_pyramid(feature_table(features), boxes, levels, **options)
+    exact_table = feature_table([f.float() for f in features])
+    exact = roi_align_pyramid(exact_table, boxes, levels, **options)
     assert pooled.dtype == torch.bfloat16
     torch.testing.assert_close(pooled, exact.bfloat16())
 
@@ -80,7 +81,7 @@ def test_boxes_that_are_not_finite_pool_zeros() -> None:
     boxes = torch.full((1, 2, 4), float("nan"))
     boxes[0, 1] = torch.tensor([0.0, 0.0, 40.0, 40.0])
     pooled = roi_align_pyramid(
-        pyramid(1, torch.float32),
+        feature_table(pyramid(1, torch.float32)),
         boxes,
         torch.zeros(1, 2, dtype=torch.long),
         scales=SCALES,
@@ -93,7 +94,7 @@ def test_boxes_that_are_not_finite_pool_zeros() -> None:
 def test_adaptive_sampling_is_refused() -> None:
     with pytest.raises(ValueError, match="sampling_ratio must be at least 1, got 0"):
         roi_align_pyramid(
-            pyramid(1, torch.float32),
+            feature_table(pyramid(1, torch.float32)),
             torch.zeros(1, 1, 4),
             torch.zeros(1, 1, dtype=torch.long),
             scales=SCALES,

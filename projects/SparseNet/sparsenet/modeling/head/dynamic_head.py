@@ -23,6 +23,7 @@ from sparsenet.errors import ConfigError
 from sparsenet.modeling.head.box_pooler import BoxPooler
 from sparsenet.ops.boxes import apply_deltas
 from sparsenet.ops.precision import at_least_float32, without_autocast
+from sparsenet.ops.roi_pool import FeatureTable
 
 logger = logging.getLogger(__name__)
 
@@ -244,10 +245,10 @@ class DynamicHead(nn.Module):
             proposals: ``(N, P, d)`` first proposal features.
         """
         # The pooler casts boxes to the dtype of the features: half would move them by whole pixels.
-        features = [at_least_float32(feature) for feature in features]
+        pyramid = self.box_pooler.prepare([at_least_float32(feature) for feature in features])
         all_logits, all_boxes = [], []
         for stage in self.head_series:
-            roi_features = self._pool(features, boxes_xyxy)  # (N*P, d, s, s)
+            roi_features = self._pool(pyramid, boxes_xyxy)  # (N*P, d, s, s)
             logits, boxes, proposals = stage(roi_features, boxes_xyxy, proposals)
             boxes_xyxy = boxes.detach()
             all_logits.append(logits)
@@ -256,9 +257,9 @@ class DynamicHead(nn.Module):
             all_logits, all_boxes = all_logits[-1:], all_boxes[-1:]
         return HeadOutput(torch.stack(all_logits), torch.stack(all_boxes), proposals)
 
-    def _pool(self, features: list[Tensor], boxes_xyxy: Tensor) -> Tensor:
+    def _pool(self, pyramid: list[Tensor] | FeatureTable, boxes_xyxy: Tensor) -> Tensor:
         with without_autocast(boxes_xyxy):
-            return self.box_pooler(features, [Boxes(boxes) for boxes in boxes_xyxy.detach()])
+            return self.box_pooler(pyramid, [Boxes(boxes) for boxes in boxes_xyxy.detach()])
 
 
 def _check_config(node: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
