@@ -12,13 +12,13 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.solver import build_lr_scheduler
 from detectron2.structures import Boxes, Instances
 from golden_data import load_golden
 
 from sparsenet.config import add_sparsenet_config
 from sparsenet.modeling.head import DynamicHead, StageOptions
+from sparsenet.modeling.head.box_pooler import BoxPooler
 from sparsenet.modeling.losses import DetectionTargets, HungarianMatcher, SetCriterion
 from sparsenet.modeling.meta_arch.sparse_rcnn import postprocess_detections, select_detections
 from sparsenet.ops.boxes import apply_deltas, cxcywh_to_xyxy, pairwise_giou, pairwise_iou
@@ -47,7 +47,7 @@ class _Case:
     """The head with recipe weights, its inputs, and what it computes (once per module)."""
 
     def __init__(self, kind: str, *, use_focal: bool = True, dtype=torch.float32) -> None:
-        pooler = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
+        pooler = BoxPooler(7, (1 / 4, 1 / 8, 1 / 16, 1 / 32), 2, "ROIAlignV2")
         options = StageOptions(num_logits=NUM_CLASSES + (not use_focal))
         self.head = DynamicHead(pooler=pooler, options=options, num_stages=NUM_STAGES).to(dtype)
         recipe.fill_state_dict(self.head, key_map=lambda key: f"head.{key}")
@@ -323,7 +323,7 @@ def test_full_model_losses(full_model):
 def test_pooler():
     golden = load_golden("sparsercnn_units.npz")
     features = [torch.from_numpy(recipe.feature(name)) for name in LEVELS]
-    pooler = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
+    pooler = BoxPooler(7, (1 / 4, 1 / 8, 1 / 16, 1 / 32), 2, "ROIAlignV2")
     pooled = pooler(features, [Boxes(torch.from_numpy(b)) for b in golden["pool_boxes"]])
     pooled = pooled.unflatten(0, (2, 12))
     _assert_close(pooled[:, :, :8], golden["pool_out_ch0to7"], atol=1e-5)

@@ -183,7 +183,7 @@ class DynamicHead(nn.Module):
     def __init__(
         self,
         *,
-        pooler: nn.Module,
+        pooler: BoxPooler,
         options: StageOptions,
         num_stages: int,
         deep_supervision: bool = True,
@@ -191,7 +191,7 @@ class DynamicHead(nn.Module):
     ) -> None:
         """
         Args:
-            pooler: maps a list of features and a list of ``Boxes`` to ``(N*P, d, s, s)``.
+            pooler: maps the pyramid and a list of ``Boxes`` to ``(N*P, d, s, s)``.
             options: sizes of every stage.
             num_stages: stages S of the cascade.
             deep_supervision: return the predictions of all stages, not of the last alone.
