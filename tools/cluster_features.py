@@ -6,9 +6,9 @@
     python tools/cluster_features.py --images-dir paintings/ --num-clusters auto \\
         --labels-from-folders --features output/cluster/features.npy --output-dir output/cluster
 
-Writes features.npy, image_names.txt, cluster_assignments.json, sheets/cluster_NNN.jpg for each
-cluster and gallery/index.html, which also shows nearest neighbours; metrics.json where the folders
-are the classes. Exit status: 0; 2 on any error.
+Writes features.npy and image_names.txt, unless --features has them; cluster_assignments.json,
+sheets/cluster_NNN.jpg for each cluster and gallery/index.html, which also shows nearest neighbours;
+metrics.json where the folders are the classes. Exit status: 0; 2 on any error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sparsenet.embedding.index import BACKENDS
 from sparsenet.embedding.metrics import evaluate
 from sparsenet.embedding.model import load_embedder
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports.files import write_json
+from sparsenet.gigapixel.exports.files import make_folder, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--num-clusters must be a number or auto, got {args.num_clusters}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        make_folder(args.output_dir)
         found = load_features(args.features) if args.features else embed(args)
         labels = found.labels if args.labels_from_folders else None
         clusters = cluster_rows(found, args)
-        save_features(args.output_dir, found)
         write_json(args.output_dir / "cluster_assignments.json", clusters.to_dict(found.names))
         metrics: dict[str, float] = {}
         if labels:
@@ -99,7 +99,9 @@ def embed(args: argparse.Namespace) -> Embeddings:
         trust=args.trust_checkpoint,
     )
     limits = {"batch_size": args.batch_size, "num_workers": args.num_workers, "quiet": args.quiet}
-    return embed_folder(embedder, args.images_dir, **limits)
+    found = embed_folder(embedder, args.images_dir, **limits)
+    save_features(args.output_dir, found)  # at once: it took long, and clustering may fail
+    return found
 
 
 def cluster_rows(found: Embeddings, args: argparse.Namespace) -> Clusters:

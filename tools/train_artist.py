@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-gpus", type=int, default=1, help="processes, on CPUs, too; default: %(default)s")
     add("--seed", type=int)
     add("--device", help="cuda or cpu; default: a GPU where there is one")
+    add("--trust-checkpoint", action="store_true", help="allow weights that are pickles")
     add("--quiet", action="store_true", help="no progress bars")
     add("opts", nargs="*", metavar="KEY VALUE", help="any values of the configuration")
     return parser
@@ -102,7 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         cfg = build_config(args)
-        train = functools.partial(train_classifier, resume=args.resume, quiet=args.quiet)
+        train = functools.partial(
+            train_classifier, resume=args.resume, trust=args.trust_checkpoint, quiet=args.quiet
+        )
         best = run_processes(train, args.num_gpus, cfg)
     except SparseNetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 8 tools/train_classifier.py --config-file … --resume
     python tools/train_classifier.py --config-file … --eval-only --imagenet-c datasets/imagenet-c \\
         MODEL.WEIGHTS output/lsnet_t/model_best.pth CLASSIFIER.DATA_PATH datasets/imagenet
-    python tools/train_classifier.py --config-file … --throughput MODEL.WEIGHTS …
+    python tools/train_classifier.py --config-file … --throughput
 
 Training writes checkpoint.pth after every epoch, model_best.pth, class_mapping.csv, train_log.txt
 (a JSON object per epoch) and TensorBoard's events to OUTPUT_DIR. ``CLASSIFIER`` in
@@ -78,12 +78,17 @@ def measure(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
     checkpoint = Path(cfg.OUTPUT_DIR) / CHECKPOINT_FILE
     resume = checkpoint if args.resume and checkpoint.is_file() else None
-    return train_classifier(cfg, resume=resume, quiet=args.quiet)
+    return train_classifier(cfg, resume=resume, trust=args.trust_checkpoint, quiet=args.quiet)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Does one of the three; returns the exit status."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.eval_only and args.throughput:
+        parser.error("--eval-only and --throughput are two runs")
+    if not args.eval_only and any(getattr(args, f"imagenet_{kind}") for kind in KINDS):
+        parser.error("--imagenet-… measures trained weights: add --eval-only")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     work = evaluate if args.eval_only else measure if args.throughput else train
     try:

@@ -32,9 +32,10 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from sparsenet.config import load_config
-from sparsenet.data import register_datasets, require_builtin_files
+from sparsenet.data import register_datasets, require_builtin_files, require_same_classes
 from sparsenet.engine import SafeCheckpointer, Trainer
 from sparsenet.engine.checkpoint_comparison import evaluate_checkpoints
+from sparsenet.engine.key_combinations import require_possible
 from sparsenet.errors import DatasetError, SparseNetError
 
 
@@ -84,16 +85,19 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
 def main(args: argparse.Namespace) -> object:
     """Runs in every process."""
     cfg = setup(args)
+    require_possible(cfg)
     register_datasets(cfg)
     require_datasets(cfg)
     used = () if args.eval_only else cfg.DATASETS.TRAIN
     require_builtin_files((*used, *cfg.DATASETS.TEST))
     if args.eval_only:
+        require_same_classes(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
         results = evaluate_weights(cfg, args)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
     trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
+    require_same_classes(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)  # the trainer has read the former
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -121,6 +122,20 @@ def test_damaged_works_are_left_out_and_listed(works, tmp_path, caplog):
     assert "must be a whole image" in caplog.text
 
 
+def test_names_that_are_not_text(works, tmp_path):
+    good = os.fsencode(works / "Monet" / "work_01.PNG")
+    try:
+        shutil.copy(good, os.fsencode(works / "Monet") + b"/\xe9.png")
+    except OSError:
+        pytest.skip("the disk refuses such names")
+    assert run(works, tmp_path / "set") == 0
+    info = json.loads((tmp_path / "set" / "dataset_info.json").read_text())
+    assert info["unreadable"] == ["Monet/\\udce9.png"] and info["train_per_class"]["Monet"] == 10
+    (works / "Vermeer").rename(os.fsdecode(os.fsencode(works) + b"/\xe9cole"))
+    with pytest.raises(DatasetError, match="names in UTF-8"):
+        split_artists(works, quiet=True)
+
+
 def test_links_lead_to_the_works(works, tmp_path):
     assert run(works, tmp_path / "set", "--symlink") == 0
     links = [tmp_path / "set" / name for name in placed(tmp_path / "set")]
@@ -165,3 +180,6 @@ def test_mistakes(works, tmp_path):
         SplitOptions(val_ratio=1.0)
     with pytest.raises(ConfigError, match="at least 2"):
         SplitOptions(min_images=1)
+    for suffixes in ([".gif"], ["jpg"], []):
+        with pytest.raises(ConfigError, match=r"must be among \.jpg, \.jpeg"):
+            SplitOptions(suffixes=suffixes)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from sparsenet.data.augmentation import flip_boxes, jitter_color
+from sparsenet.data.augmentation import RandomSideCrop, flip_boxes, jitter_color
+from sparsenet.errors import ConfigError
 
 
 class Fixed:
@@ -59,3 +60,9 @@ def test_flipped_boxes_mirror_and_return():
     assert flipped.tolist() == [[6, 2, 9, 8], [0, 0, 10, 10]]
     assert flip_boxes(flipped, 10).tolist() == boxes.tolist()
     assert flip_boxes(np.zeros((0, 4)), 10).shape == (0, 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.2])
+def test_shares_of_crops_out_of_range(share):
+    with pytest.raises(ConfigError, match=r"MIN_SHARE must be in \(0, 1\]"):
+        RandomSideCrop(0.5, share)

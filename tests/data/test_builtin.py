@@ -187,3 +187,13 @@ def test_the_form_of_an_entry_is_told(key, form):
     cfg.DATASETS[key] = [["name", "folder"]]
     with pytest.raises(ConfigError, match=rf"DATASETS\.{key} must list \[name, {form}\]"):
         register_datasets(cfg)
+
+
+@pytest.mark.parametrize("second", ["COCO_FILES", "YOLO_FOLDERS"])
+def test_a_name_occurs_once_in_a_config(names, second):
+    names.append("twice")
+    cfg = load_config()
+    cfg.DATASETS.COCO_FILES = [["twice", "a.json", "images"]]
+    cfg.DATASETS[second] = [*cfg.DATASETS[second], ["twice", "other", "val"]]
+    with pytest.raises(ConfigError, match="name of its own, twice occurs more than once"):
+        register_datasets(cfg)

@@ -94,6 +94,14 @@ def test_boxes_partly_outside_are_clipped_and_counted(tmp_path, caplog):
         ({"bbox": [200, 10, 5, 5]}, "annotation 4 has bbox .* outside its image of 200 × 100"),
         ({"bbox": [10, -9, 5, 5]}, "annotation 4 has bbox .* outside its image"),
         ({"id": 1}, "annotation id 1 occurs twice"),
+        ({"segmentation": {"size": [9, 9]}}, "annotation 4 must have a segmentation .* or {size"),
+        ({"segmentation": {"counts": [81]}}, "annotation 4 must have a segmentation"),
+        (
+            {"segmentation": [1, 1, 9, 1, 9, 9]},
+            r"annotation 4 must have .* got \[1, 1, 9, 1, 9, 9\]",
+        ),
+        ({"segmentation": [[1, 1, 9, None, 9, 9]]}, "annotation 4 must have a segmentation"),
+        ({"segmentation": "outline"}, "annotation 4 must have a segmentation"),
     ],
 )
 def test_malformed_annotations_are_named(tmp_path, changes, message):

@@ -83,6 +83,9 @@ def test_ignored_boxes_without_area_are_told(tmp_path: Path, caplog) -> None:
     [
         ("{", "a line must be a JSON object"),
         ({"ID": "1,a"}, "a line must be a JSON object with ID and gtboxes: KeyError"),
+        ({"ID": "1,a", "gtboxes": None}, "gtboxes must be a list of JSON objects, got None"),
+        ({"ID": "1,a", "gtboxes": [person(), 3]}, "gtboxes must be a list of JSON objects"),
+        ({"ID": 273, "gtboxes": []}, r"the image .*273\.jpg does not exist"),
         ({"ID": "3,c", "gtboxes": []}, r"the image .*3,c\.jpg does not exist"),
         ({"ID": "1,a", "gtboxes": [person(fbox=[1, 2, 3])]}, r"gtboxes\[0\] must have a fbox"),
         ({"ID": "1,a", "gtboxes": [person(fbox=[1, 2, 0, 3])]}, r"got \[1, 2, 0, 3\]"),

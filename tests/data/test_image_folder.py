@@ -59,6 +59,8 @@ def test_small_sets_make_a_smaller_even_batch(count, batch_size, expected):
 def test_too_few_photos_are_told():
     with pytest.raises(DatasetError, match=r"1 photo\(s\) in 1 process\(es\)"):
         build_train_loader(_numbers(1), 8)
+    with pytest.raises(DatasetError, match="got a batch size of 1 per process"):
+        build_train_loader(_numbers(9), 1)
 
 
 def test_repeated_augmentation_shows_photos_three_times_and_others_later():

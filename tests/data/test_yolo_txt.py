@@ -170,3 +170,13 @@ def test_labels_without_an_image_are_no_silent_loss(tmp_path: Path) -> None:
     (tmp_path / "labels/train/b.txt").write_text("0 0.5 0.5 1 1")
     with pytest.raises(AnnotationError, match=r"labels/train/b\.txt: its image is not in"):
         read_yolo(tmp_path, "train", class_names=["x"])
+
+
+def test_pyramids_are_no_further_images(tmp_path: Path) -> None:
+    root = make(tmp_path, {"a": "0 0.5 0.5 0.2 0.2", "b": None})
+    images = root / "images" / "train"
+    (images / "pyramids").mkdir()
+    for pyramid in (images / "a.tif", images / "pyramids" / "b.tif"):
+        Image.new("RGB", SIZE[::-1]).save(pyramid)
+    dataset = read_yolo(root, "train", class_names=("x",))
+    assert [Path(item["file_name"]).name for item in dataset.dicts] == ["a.png", "b.png"]

@@ -1,6 +1,7 @@
 """k-means, the number of clusters, and what is written about them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_normalizing_compares_directions():
     rays = np.array([[1.0, 0], [9, 0], [0, 1], [0, 9]])
     assert len(set(cluster(rays, 2, normalize=True).assignments[:2])) == 1
     assert len(set(cluster(rays, 2).assignments[:2])) == 2
+
+
+def test_a_sample_that_shows_one_cluster_is_no_error(monkeypatch):
+    module = sys.modules[cluster.__module__]  # its package has a function of the same name
+    monkeypatch.setattr(module, "_MAX_SILHOUETTE_IMAGES", 4)
+    rows = np.random.default_rng(0).normal(0, 0.1, (200, 2))
+    rows[7] = 100.0  # alone in its cluster, and not in the sample
+    clusters = cluster_by_silhouette(rows, [2, 3])
+    assert clusters.silhouettes[2] == -1.0 < clusters.silhouettes[3]
+    assert len(clusters.centroids) == 3
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -79,6 +79,17 @@ def test_refusals(tmp_path):
         load_embedder("lsnet_n", tmp_path / "half.pth")
 
 
+def test_names_in_another_order_than_in_training_are_told(tmp_path, caplog):
+    path = save_checkpoint(tmp_path / "a.pth")
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "class_names": list(STYLES)}, path)
+    load_embedder(None, path, class_names=STYLES)
+    load_embedder(None, path)
+    assert not caplog.records
+    load_embedder(None, path, class_names=STYLES[::-1])
+    assert "not those that" in caplog.text and "red_blocks, green_stripes" in caplog.text
+
+
 def test_pickles_need_trust(tmp_path):
     path = save_checkpoint(tmp_path / "a.pth")
     content = torch.load(path, weights_only=True)

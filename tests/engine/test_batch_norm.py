@@ -3,11 +3,13 @@
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.utils import comm
 from torch import nn
 
 from sparsenet.config import load_config
 from sparsenet.engine import Trainer
-from sparsenet.engine.batch_norm import set_batch_norms
+from sparsenet.engine.batch_norm import set_batch_norms, share_statistics
+from sparsenet.engine.processes import run_processes
 from sparsenet.errors import ConfigError
 
 R18 = (
@@ -31,6 +33,13 @@ def test_the_key_switches_all_norms_of_a_detector_but_the_frozen_ones() -> None:
     assert frozen == 5 and _norms(switched, FrozenBatchNorm2d) == frozen
     assert _norms(switched, nn.BatchNorm2d) == total - frozen
     assert set(as_configured.state_dict()) <= set(switched.state_dict())
+
+
+def test_live_norms_of_frozen_layers_become_frozen_if_all_are() -> None:
+    layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+    model = nn.Sequential(*layers).requires_grad_(False)
+    assert isinstance(set_batch_norms(model, "BN")[1], nn.BatchNorm2d)
+    assert isinstance(set_batch_norms(model, "FrozenBN")[1], FrozenBatchNorm2d)
 
 
 def test_values_survive_and_evaluation_is_the_same() -> None:
@@ -65,3 +74,20 @@ def test_norms_that_do_more_are_refused() -> None:
 def test_synchronised_norms() -> None:
     model = set_batch_norms(nn.Sequential(nn.BatchNorm2d(2)).cuda(), "SyncBN")
     assert isinstance(model[0], nn.SyncBatchNorm)
+
+
+def _shared_mean() -> list[float]:
+    model = nn.Sequential(nn.BatchNorm2d(1))
+    model[0].running_mean.fill_(comm.get_rank() + 1)
+    share_statistics(model)
+    return comm.all_gather(model[0].running_mean.item())
+
+
+def test_one_process_keeps_its_statistics() -> None:
+    assert _shared_mean() == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts processes on the CPU")
+def test_all_processes_have_the_statistics_of_the_first() -> None:
+    assert run_processes(_shared_mean, 2) == [1, 1]

@@ -60,6 +60,11 @@ def test_of_miss_rates_the_lowest_is_the_best(cfg) -> None:
     assert evaluate_checkpoints(cfg, evaluate)["bbox"]["mMR"] == pytest.approx(0.75)
 
 
+def test_of_values_with_a_sign_the_nearest_to_zero_is_the_best() -> None:
+    metrics = {"a": {"x/count_error": -40.0}, "b": {"x/count_error": -3.0}}
+    assert best_checkpoint(metrics | {"c": {"x/count_error": 9.0}}, "x/count_error") == "b"
+
+
 def test_undefined_values_lose_and_equal_ones_take_the_first() -> None:
     metrics = {"a": {"x/AP": math.nan}, "b": {"x/AP": 1.0}, "c": {"x/AP": 1.0}, "d": {}}
     assert best_checkpoint(metrics, "x/AP") == "b"

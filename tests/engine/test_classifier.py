@@ -19,7 +19,7 @@ from sparsenet.engine.classifier import (
     LoopOptions,
     clip_gradients,
 )
-from sparsenet.errors import CheckpointError, ConfigError, NumericalError
+from sparsenet.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from sparsenet.modeling.losses.distillation import ClassifierLoss
 
 FACTS = {"arch": "small", "class_names": ["a", "b"], "input_size": 4}
@@ -103,6 +103,55 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path, ema_deca
     for name in ("model", "ema"):
         torch.testing.assert_close(whole[name], parts[name], atol=0, rtol=0)
     torch.testing.assert_close(whole["optimizer"]["state"], parts["optimizer"]["state"])
+
+
+def test_a_resumed_run_takes_rate_and_decay_of_the_new_recipe(tmp_path):
+    _fit(_trainer(tmp_path, epochs=1))
+    resumed, rates = _trainer(tmp_path, epochs=8), []
+    for group in resumed.optimizer.param_groups:
+        group["weight_decay"] = 0.3
+    resumed.scheduler, _ = create_scheduler_v2(
+        resumed.optimizer, "poly", num_epochs=8, warmup_epochs=0, min_lr=0.0,
+        step_on_epochs=False, updates_per_epoch=4, decay_rate=1.0,
+    )  # fmt: skip
+    resumed.resume(tmp_path / "checkpoint.pth")
+    step = resumed.optimizer.step
+    resumed.optimizer.step = lambda: (rates.append(resumed.optimizer.param_groups[0]["lr"]), step())
+    _fit(resumed)
+    assert rates == pytest.approx([0.02 * (1 - k / 32) for k in range(4, 32)])  # 8 epochs of 4
+    assert {group["weight_decay"] for group in resumed.optimizer.param_groups} == {0.3}
+
+
+def test_the_best_weights_come_along_into_another_folder(tmp_path, caplog):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    _fit(_trainer(first, epochs=1))
+    _trainer(second).resume(first / "checkpoint.pth")
+    assert (second / "model_best.pth").read_bytes() == (first / "model_best.pth").read_bytes()
+    assert not caplog.records
+    (first / "model_best.pth").unlink()
+    _trainer(second).resume(first / "checkpoint.pth")
+    assert "waits for a better epoch" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("limit", [150, 1000])  # bytes: TensorBoard's events fit in the second
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path, limit):
+    resource = pytest.importorskip("resource", reason="limits of files are POSIX's")
+    _fit(_trainer(tmp_path, epochs=1))
+    before = (tmp_path / "checkpoint.pth").read_bytes()
+    trainer = _trainer(tmp_path)
+    trainer.resume(tmp_path / "checkpoint.pth")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError, match="must be written"):
+            _fit(trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "checkpoint.pth").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_resume_refuses_what_is_not_its_checkpoint(tmp_path):

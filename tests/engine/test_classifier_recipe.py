@@ -1,5 +1,6 @@
 """From configuration to parts: what each key does."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sparsenet.config import load_config
 from sparsenet.data.class_mapping import read_class_mapping
 from sparsenet.engine import classifier_recipe as recipe
 from sparsenet.engine.classifier_evaluation import evaluate_trained, load_trained
-from sparsenet.errors import CheckpointError, ConfigError, DatasetError
+from sparsenet.errors import CheckpointError, ConfigError, DatasetError, SparseNetError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "imagenet"
 NAMES = ["blue", "green", "red"]
@@ -62,6 +63,60 @@ def test_evaluation_refuses_other_classes_and_missing_weights(trained, tmp_path)
     cfg.MODEL.WEIGHTS = ""
     with pytest.raises(CheckpointError, match=r"set MODEL\.WEIGHTS to a file"):
         load_trained(cfg)
+
+
+def test_a_new_training_in_an_old_folder_warns_and_a_refused_one_writes_nothing(
+    trained, tmp_path, caplog
+):
+    cfg = trained[0].clone()
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(tmp_path), ""
+    with pytest.raises(CheckpointError, match="must be a file"):
+        recipe.train_classifier(cfg, resume=tmp_path / "none.pth", quiet=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "checkpoint.pth").touch()
+    cfg.CLASSIFIER.EPOCHS = 1
+    recipe.train_classifier(cfg, quiet=True)
+    assert "will be overwritten: it is not resumed" in caplog.text
+
+
+def test_pickles_start_a_training_only_on_request(trained, tmp_path):
+    cfg = trained[0].clone()
+    content = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "pickle.pth")
+    torch.save({**content, "args": argparse.Namespace(lr=1)}, cfg.MODEL.WEIGHTS)
+    cfg.OUTPUT_DIR, cfg.CLASSIFIER.EPOCHS = str(tmp_path / "output"), 1
+    with pytest.raises(CheckpointError, match="--trust-checkpoint"):
+        recipe.train_classifier(cfg, quiet=True)
+    recipe.train_classifier(cfg, trust=True, quiet=True)
+    assert (tmp_path / "output" / "model_best.pth").is_file()
+
+
+def test_evaluation_batches_are_bounded(trained, tmp_path):
+    cfg, sizes = trained[0].clone(), []
+    cfg.SOLVER.IMS_PER_BATCH, cfg.CLASSIFIER.DATA_PATH = 2048, str(tmp_path)
+    write_photos(tmp_path / "val", 87)
+    model = load_trained(cfg)
+    model.model.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    evaluate_trained(model, {}, quiet=True)
+    assert sizes == [256, 5]
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("CLASSIFIER.SCHEDULE", "none", "SCHEDULE must be one of cosine, .* got 'none'"),
+        ("CLASSIFIER.SCHEDULE", "plateau", "SCHEDULE must be one of"),
+        ("MODEL.DEVICE", "gpu", "device that torch has here, .* got 'gpu'"),
+        ("CLASSIFIER.MODEL", "resnet18.typo", "one of timm's registry, got 'resnet18.typo'. Near"),
+        ("OUTPUT_DIR", __file__, "must go to a folder that can be written"),
+    ],
+)
+def test_mistakes_are_errors_of_ours(trained, tmp_path, key, value, message):
+    cfg = trained[0].clone()
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(tmp_path), ""
+    cfg.merge_from_list([key, value])
+    with pytest.raises(SparseNetError, match=message):
+        recipe.train_classifier(cfg, quiet=True)
 
 
 def test_weights_start_a_training_with_other_classes(trained):
@@ -156,6 +211,14 @@ def test_any_model_of_timm_can_teach(tmp_path):
     assert all(p.grad is None for p in loss.teacher.parameters())
     expected = teacher.eval()(images).argmax(1)
     assert torch.equal(loss.teacher(images).argmax(1), expected)
+
+
+def test_a_published_teacher_of_other_classes_is_refused():
+    cfg = _config("CLASSIFIER.DISTILLATION.TYPE", "hard")
+    assert cfg.CLASSIFIER.DISTILLATION.TEACHER == "regnety_160.deit_in1k"
+    student = recipe.create_classifier("lsnet_n", 3, {"distillation": True})
+    with pytest.raises(ConfigError, match=r"the 3 classes .*\.deit_in1k knows 1000.*_WEIGHTS"):
+        recipe.build_loss(cfg, student, NAMES)
 
 
 def test_images_are_normalised_anew_for_a_teacher():

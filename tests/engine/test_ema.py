@@ -112,6 +112,18 @@ def test_the_trainer_evaluates_and_saves_the_average(tmp_path: Path) -> None:
     assert not torch.equal(last, live) and not torch.equal(last, first)
 
 
+def test_a_run_with_an_average_does_not_go_on_without(tmp_path: Path) -> None:
+    cfg = small_cfg()
+    cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = str(tmp_path), 1, ()
+    cfg.SOLVER.EMA.ENABLED = True
+    RecordingTrainer(cfg).train()
+    cfg.SOLVER.EMA.ENABLED = False
+    trainer = RecordingTrainer(cfg)
+    with pytest.raises(ConfigError, match=r"SOLVER\.EMA\.ENABLED must be True to resume"):
+        trainer.resume_or_load(resume=True)
+    RecordingTrainer(cfg).resume_or_load(resume=False)
+
+
 @pytest.mark.parametrize(("decay", "ramp"), [(1.0, 2000.0), (-0.1, 2000.0), (0.9, 0.0)])
 def test_values_out_of_range(decay: float, ramp: float) -> None:
     with pytest.raises(ConfigError, match=r"SOLVER.EMA.DECAY must be in \[0, 1\)"):

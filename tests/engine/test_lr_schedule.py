@@ -38,3 +38,9 @@ def test_polynomial_decay_after_a_warm_up() -> None:
 def test_other_schedules_are_detectron2s() -> None:
     opts = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.WARMUP_ITERS", "0")
     assert rates(*opts, "SOLVER.STEPS", "(5,)") == pytest.approx([0.2] * 5 + [0.02] * 5)
+
+
+def test_the_whole_decay_after_a_warm_up() -> None:
+    opts = ("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.WARMUP_ITERS", "5")
+    found = rates(*opts, "SOLVER.RESCALE_INTERVAL", "True")
+    assert found[5:] == pytest.approx([0.02 + 0.18 * (1 - i / 5) ** 0.9 for i in range(5)])

@@ -102,6 +102,17 @@ def test_images_are_counted_in_the_training_json(tmp_path: Path) -> None:
     assert cfg.SOLVER.MAX_ITER == 36 * 4
 
 
+def test_what_does_not_load_leaves_the_target(tmp_path: Path) -> None:
+    convert(tmp_path, num_images=16)
+    before = (tmp_path / "ours.yaml").read_text()
+    with pytest.raises(ConfigError, match="absent"):
+        convert_port_config(
+            tmp_path / "config.yaml", tmp_path / "ours.yaml", BASE.with_name("absent"), num_images=9
+        )
+    assert (tmp_path / "ours.yaml").read_text() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_unknown_keys_are_told(tmp_path: Path) -> None:
     text = PORT + "extra: 1\n" + "debugging:\n  level: 3\n"
     _, notes = convert(tmp_path, text, num_images=10)

@@ -40,6 +40,15 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     SafeCheckpointer(nn.Linear(3, 2), str(tmp_path)).resume_or_load("", resume=True)
 
 
+def test_an_interrupted_note_leaves_the_old_one(tmp_path: Path) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(3, 2), str(tmp_path))
+    checkpointer.save("model_0000001")
+    with pytest.raises(UnicodeEncodeError):
+        checkpointer.tag_last_checkpoint("model_\udcff.pth")  # encoding fails after opening
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000001.pth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+
+
 def test_missing_weights_are_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS must name a file"):
         SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)).load(str(tmp_path / "none.pth"))

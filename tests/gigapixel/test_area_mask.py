@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sparsenet.errors import AnnotationError, ImageReadError
+from sparsenet.errors import AnnotationError
 from sparsenet.gigapixel.area_mask import PixelMask, read_area_mask
 from sparsenet.tiling import TileGrid
 
@@ -96,5 +96,37 @@ def test_other_proportions_and_missing_files_are_refused(tmp_path):
         read_area_mask(tmp_path / "mask.png", SIZE)
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_area_mask(tmp_path / "none.geojson", SIZE)
-    with pytest.raises(ImageReadError, match="no such image"):
+    with pytest.raises(AnnotationError, match=r"A mask must be .*none\.png: there is no such"):
         read_area_mask(tmp_path / "none.png", SIZE)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(AnnotationError, match=r"A mask must be .*text\.png"):
+        read_area_mask(tmp_path / "text.png", SIZE)
+
+
+@pytest.mark.parametrize("origin", [(800, 100), (900, 100), (100, -100)])
+def test_polygons_beside_the_image_are_refused(tmp_path, origin):
+    x, y = origin
+    message = rf"x 0 to 800 and y 0 to 400; got x {x} to {x + 100} and y {y} to {y + 100}\."
+    with pytest.raises(AnnotationError, match=message):
+        read_area_mask(write(tmp_path, square(x, y, 100)), SIZE)
+
+
+def test_dark_mask_images_are_refused(tmp_path):
+    pytest.importorskip("pyvips", reason="needs the extra sparsenet[gigapixel]")
+    cv2.imwrite(str(tmp_path / "mask.png"), np.ones((40, 80), np.uint8))
+    with pytest.raises(AnnotationError, match=r"got 80 × 40 pixels .* without one of grey level"):
+        read_area_mask(tmp_path / "mask.png", SIZE)
+
+
+def test_a_bow_tie_is_both_of_its_triangles(tmp_path):
+    ring = [[110, 110], [290, 190], [290, 110], [110, 190], [110, 110]]
+    content = {"type": "Polygon", "coordinates": [ring]}
+    touches = read_area_mask(write(tmp_path, content), SIZE).touches(GRID)
+    assert np.argwhere(touches).tolist() == [[1, 1], [1, 2]]
+
+
+def test_lines_left_of_a_polygon_are_no_area(tmp_path):
+    spike = [[0, 0], [50, 0], [50, 50], [350, 50], [50, 50], [0, 50], [0, 0]]
+    content = {"type": "Polygon", "coordinates": [spike]}
+    touches = read_area_mask(write(tmp_path, content), SIZE).touches(GRID)
+    assert np.argwhere(touches).tolist() == [[0, 0]]

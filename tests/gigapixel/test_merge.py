@@ -19,6 +19,7 @@ from oracle_detector import (
     tile_windows,
     without_near_twins,
 )
+from pycocotools import mask as coco_mask
 from torchvision.ops import nms
 
 from sparsenet.errors import ConfigError
@@ -216,6 +217,17 @@ def test_masks_tell_apart_what_boxes_cannot():
     part = [(0, 0, 100, 100, 0.9, 0, 0), (0, 0, 40, 100, 0.8, 1, 1)]
     assert len(merge_detections(with_masks(part, ["right", "all"]))) == 2
     assert len(merge_detections(with_masks(part, ["all", "left"]))) == 1
+
+
+def test_the_area_of_each_mask_is_taken_once(monkeypatch):
+    """However many blocks the ranking is worked through in."""
+    rows = [(50 * i, 0, 50 * i + 40, 40, 0.5, 0, i % 3) for i in range(12)]
+    areas = []
+    area = coco_mask.area
+    monkeypatch.setattr(coco_mask, "area", lambda mask: areas.append(mask) or area(mask))
+    monkeypatch.setattr("sparsenet.gigapixel.merge._BLOCK", 3)
+    assert len(merge_detections(with_masks(rows, ["all"] * 12))) == 12
+    assert len(areas) == 12
 
 
 def test_of_equally_certain_parts_the_larger_stays():

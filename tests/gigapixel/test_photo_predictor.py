@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sparsenet.config import add_sparsenet_config
-from sparsenet.errors import ImageReadError
+from sparsenet.errors import ConfigError, ImageReadError
 from sparsenet.gigapixel.masks import decode_mask, mask_windows
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
 from sparsenet.tiling.reader import ArrayReader
@@ -76,6 +76,24 @@ def test_masks_of_mask_rcnn_are_those_that_it_would_paste_into_the_photo():
         differs = decode_mask(mask) != whole[y1:y2, x1:x2]
         assert differs.mean() < 1e-3  # roundings
     assert len(found) > 10
+
+
+def test_a_photo_is_one_tile_of_one():
+    events = []
+    PhotoPredictor(config("RGB"), WholeImage())(
+        np.zeros((100, 200, 3), dtype=np.uint8), on_progress=events.append
+    )
+    assert [event.kind for event in events] == ["start", "selected", "tiles", "end"]
+    assert [(event.num_done, event.num_tiles) for event in events[1:]] == [(0, 1), (1, 1), (1, 1)]
+
+
+def test_a_photo_that_exceeds_the_memory_is_told():
+    class Large(nn.Module):
+        def forward(self, batch):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ConfigError, match=r"90 × 45 pixels do not fit\. Lower INPUT"):
+        PhotoPredictor(config("RGB"), Large())(np.zeros((100, 200, 3), dtype=np.uint8))
 
 
 def test_a_gigapixel_image_needs_tiles():

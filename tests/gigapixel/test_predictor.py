@@ -253,7 +253,7 @@ def test_a_saturated_tile_is_warned_of_once(caplog):
     assert 1 < result.num_saturated_tiles <= result.num_tiles
     warnings = [record.getMessage() for record in caplog.records if "saturated" in record.message]
     assert len(warnings) == 1
-    assert "of 10 proposals" in warnings[0] and "TEST.TILE.SIZE" in warnings[0]
+    assert "of 10 that the model can return" in warnings[0] and "TEST.TILE.SIZE" in warnings[0]
 
 
 def test_no_warning_where_proposals_are_left(caplog):
@@ -294,8 +294,8 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(caplog):
     assert "Out of GPU memory with 16 tiles" in caplog.text
 
 
-def test_out_of_memory_with_one_tile_is_raised():
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+def test_out_of_memory_with_one_tile_is_told():
+    with pytest.raises(ConfigError, match="128 × 128 pixels do not fit"):
         detect(SmallMemory(limit=0), plant((300, 300), []))
 
 
@@ -399,6 +399,14 @@ def test_from_cfg_with_a_model_reads_all_keys():
     result = made(plant((100, 100), []), progress=False)
     assert result.num_tiles == 5
     assert result.detections.class_names == ("a", "b", "c")
+
+
+def test_models_without_proposals_are_limited_by_their_detections():
+    cfg = config()
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    for limit, expected in ((100, 100), (-1, None)):
+        cfg.TEST.DETECTIONS_PER_IMAGE = limit
+        assert GigapixelPredictor.from_cfg(cfg, BlobDetector()).num_proposals == expected
 
 
 def test_from_config_file_loads_weights_and_class_names(tmp_path):

@@ -3,6 +3,7 @@ import torch
 from small_sparse_rcnn import small_model
 from torch import nn
 
+from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.tile_batch import TileBatch
 from sparsenet.gigapixel.tile_runner import RunOptions, TileRunner
 from sparsenet.tiling import TileGrid
@@ -53,6 +54,29 @@ def test_memory_that_shrinks_splits_the_batch_again():
     model.limit = 3
     assert sums(runner(tiles)) == expected
     assert model.calls == [8, 8, 4, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("num", [6, 5])
+def test_a_filled_up_batch_counts_with_what_fills_it(num, caplog):
+    """Memory that became scarce after the first batch of four: the last is no smaller."""
+    model = Recorder()
+    runner = TileRunner(model, RunOptions(use_compile=True), batch_size=4)
+    tiles = batch(num)
+    expected = [int(image.sum()) for image in tiles.pixels]
+    found = sums(runner(tiles.part(0, 4)))
+    model.limit = 2
+    assert found + sums(runner(tiles.part(4, num))) == expected
+    assert model.calls == [4, 4, 2]
+    assert "with 4 tiles at once; going on with 2" in caplog.text
+
+
+@pytest.mark.parametrize("use_compile", [False, True])
+def test_a_tile_that_does_not_fit_alone_is_told(use_compile):
+    model = Recorder(limit=0)
+    runner = TileRunner(model, RunOptions(use_compile=use_compile), batch_size=2)
+    with pytest.raises(ConfigError, match=r"64 × 64 pixels do not fit\. Lower TEST\.TILE\.SIZE"):
+        sums(runner(batch(2)))
+    assert model.calls == [2, 1]
 
 
 def test_callables_that_are_no_modules_run_as_they_are():

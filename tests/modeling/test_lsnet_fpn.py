@@ -66,6 +66,13 @@ def test_other_levels_are_refused() -> None:
         LSNetFPN(LSNet(size="nano"), STAGES[:3], 16, extra_level="p7")
 
 
+@pytest.mark.parametrize("pair", [("NORM", "BN"), ("FUSE_TYPE", "avg")])
+def test_options_that_the_published_pyramid_lacks_are_refused(pair: tuple[str, str]) -> None:
+    opts = ["MODEL.LSNET.SIZE", "nano", f"MODEL.FPN.{pair[0]}", pair[1]]
+    with pytest.raises(ConfigError, match=r"FPN\.NORM must be empty and FUSE_TYPE sum"):
+        build_backbone(load_config(CONFIGS / "coco" / "Base-LSNet.yaml", opts))
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_published_recipes(path: Path) -> None:
     cfg = load_config(path)

@@ -55,7 +55,7 @@ def test_fpn_weights_fill_the_first_half_of_panet():
 @pytest.mark.parametrize("neck", ["panet", "bifpn"])
 def test_what_is_fine_reaches_what_is_coarse_and_back(neck):
     """Both directions: every output level depends on every input level."""
-    model = build(neck, "MODEL.NECK.NUM_LAYERS", "1")
+    model = build(neck, *(["MODEL.NECK.NUM_LAYERS", "1"] if neck == "bifpn" else []))
     maps = {
         name: torch.randn(1, shape.channels, 64 // shape.stride, 64 // shape.stride)
         for name, shape in model.bottom_up.output_shape().items()
@@ -116,6 +116,10 @@ def test_what_does_not_fit():
         build("fpn", "MODEL.NECK.BOTTOM_UP", "build_vgg_backbone")
     with pytest.raises(ConfigError, match="without a neck"):
         build("fpn", "MODEL.NECK.BOTTOM_UP", "build_neck_backbone")
+    with pytest.raises(ConfigError, match="FUSE_TYPE must be sum for a bifpn"):
+        build("bifpn", "MODEL.FPN.FUSE_TYPE", "avg")
+    with pytest.raises(ConfigError, match="NUM_LAYERS is of a bifpn alone"):
+        build("panet", "MODEL.NECK.NUM_LAYERS", "2")
     for names in ("['res2', 'res4']", "['res5']", "['res2', 'c3']"):
         with pytest.raises(ConfigError, match=r"two or more maps .* There are res2 \(stride 4\)"):
             build("panet", "MODEL.FPN.IN_FEATURES", names)

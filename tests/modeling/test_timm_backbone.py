@@ -67,6 +67,8 @@ def test_frozen_layers_are_those_up_to_a_stride(name):
     maps = backbone(images())
     assert [x.requires_grad for x in maps.values()] == [False, False, True, True]
     assert all(module.training for module in backbone.modules())
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(norm.weight.requires_grad for norm in norms)
 
 
 def test_frozen_norms_keep_statistics_and_activations():

@@ -64,6 +64,20 @@ def test_mistakes_are_one_line(photos: Path, capsys):
     assert "error: The model must be one of timm's registry" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--imagenet-a", "folder"), "add --eval-only"),
+        (("--throughput", "--imagenet-c", "folder"), "add --eval-only"),
+        (("--eval-only", "--throughput"), "two runs"),
+    ],
+)
+def test_flags_that_do_not_go_together(tmp_path: Path, flags, message, capsys):
+    with pytest.raises(SystemExit):
+        main(_arguments(tmp_path, *flags))
+    assert message in capsys.readouterr().err
+
+
 def _start(command: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
                    "PYTHONPATH": str(ROOT / "projects/SparseNet")}  # fmt: skip

@@ -304,7 +304,7 @@ def _add_classifier(cfg: CN) -> None:
     node.AUG.MIX_PROB = 1.0  # share of batches that are mixed
     node.DISTILLATION = CN()
     node.DISTILLATION.TYPE = "none"  # none | soft | hard; needs a model with two heads
-    node.DISTILLATION.TEACHER = "regnety_160"  # of timm's registry
+    node.DISTILLATION.TEACHER = "regnety_160.deit_in1k"  # of timm's registry
     node.DISTILLATION.TEACHER_WEIGHTS = ""  # a file; "": those of timm's hub
     node.DISTILLATION.ALPHA = 0.5  # share of the loss
     node.DISTILLATION.TEMPERATURE = 1.0

@@ -43,7 +43,7 @@ class SplitOptions:
         val_ratio: Share of each artist's works for validation, rounded down, but at least one.
         min_images: Artists with fewer readable works are left out; at least 2.
         seed: Chooses the works.
-        suffixes: Endings of image files, in any case.
+        suffixes: Endings of image files, in any case; of ``PHOTO_SUFFIXES``.
         use_symlinks: Link to the works instead of copying them, where the system lets us.
 
     Raises:
@@ -62,6 +62,12 @@ class SplitOptions:
                 "The validation ratio must be between 0 and 1 and the least number of images at "
                 f"least 2 (one to train, one to validate), got {self.val_ratio} and "
                 f"{self.min_images}."
+            )
+        unknown = [suffix for suffix in self.suffixes if suffix.lower() not in PHOTO_SUFFIXES]
+        if unknown or not self.suffixes:
+            raise ConfigError(
+                f"Image extensions must be among {', '.join(PHOTO_SUFFIXES)}, which training "
+                f"reads, got {', '.join(unknown) or 'none'}. Convert other files."
             )
 
 
@@ -96,7 +102,8 @@ def split_artists(
 
     Raises:
         DatasetNotFoundError: If the folder is missing.
-        DatasetError: If no artist has enough works, or two names differ in case only.
+        DatasetError: If no artist has enough works, two names differ in case only, or a name is
+            not UTF-8.
     """
     options = options or SplitOptions()
     artists = _artist_folders(source)
@@ -106,7 +113,7 @@ def split_artists(
     too_few: dict[str, int] = {}
     bar = tqdm(total=sum(map(len, photos.values())), desc="checking", disable=quiet, leave=False)
     for name, paths in photos.items():
-        good = [path for path in paths if _is_readable(path, unreadable, bar)]
+        good = [path for path in paths if _is_readable(path, source, unreadable, bar)]
         if len(good) < options.min_images:
             too_few[name] = len(good)
             continue
@@ -131,6 +138,10 @@ def _artist_folders(source: Path) -> list[Path]:
     folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
     by_name: dict[str, Path] = {}
     for folder in folders:
+        if not _is_text(folder.name):
+            raise DatasetError(
+                f"Artists must have names in UTF-8, got the folder {folder.name!r}. Rename it."
+            )
         other = by_name.setdefault(folder.name.casefold(), folder)
         if other != folder:
             raise DatasetError(
@@ -140,9 +151,16 @@ def _artist_folders(source: Path) -> list[Path]:
     return folders
 
 
-def _is_readable(path: Path, unreadable: dict[Path, str], bar: tqdm) -> bool:
+def _is_text(name: str) -> bool:
+    """Whether a name of the disk can be written into a UTF-8 file."""
+    return name.encode("utf-8", "ignore").decode() == name
+
+
+def _is_readable(path: Path, source: Path, unreadable: dict[Path, str], bar: tqdm) -> bool:
     bar.update()
     try:
+        if not _is_text(str(path.relative_to(source))):
+            raise ImageReadError(f"{str(path)!r} must have a name in UTF-8. Rename it.")
         read_photo(path, min_side=_CHECK_SIDE)
     except ImageReadError as error:
         logger.warning("Left out: %s", error)
@@ -285,7 +303,10 @@ def _write_descriptions(
         "min_images": options.min_images,
         "seed": options.seed,
         "too_few_images": dict(split.too_few),
-        "unreadable": sorted(p.relative_to(source).as_posix() for p in split.unreadable),
+        "unreadable": sorted(
+            path.relative_to(source).as_posix().encode("utf-8", "backslashreplace").decode()
+            for path in split.unreadable
+        ),
     }
     _write_json(folder / INFO_FILE, info)
     lines = [f"seed {options.seed}, validation ratio {options.val_ratio}"]

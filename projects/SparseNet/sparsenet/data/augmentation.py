@@ -133,6 +133,8 @@ class RandomSideCrop(SeededAugmentation):
 
     def __init__(self, prob: float, min_share: float = 0.6) -> None:
         super().__init__(prob)
+        if not 0 < min_share <= 1:
+            raise ConfigError(f"INPUT.AUG.CROP.MIN_SHARE must be in (0, 1], got {min_share}.")
         self.min_share = min_share
 
     def _draw(self, size: tuple[int, int], rng: np.random.Generator) -> T.Transform:

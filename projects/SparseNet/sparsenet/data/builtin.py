@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from sparsenet.data.coco_json import read_coco_json
 from sparsenet.data.crowdhuman_odgt import read_odgt
 from sparsenet.data.loaded_dataset import LoadedDataset
 from sparsenet.data.panda import PANDA_TREE
-from sparsenet.data.semantic_folders import register_semantic_folders
+from sparsenet.data.pyramids import prefer_pyramids
+from sparsenet.data.semantic_folders import SEMANTIC_KEY, register_semantic_folders
 from sparsenet.data.voc_xml import read_voc
 from sparsenet.data.yolo_txt import read_yolo
 from sparsenet.errors import ConfigError, DatasetNotFoundError
@@ -25,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 PANDA_SUBJECTS = ("person", "vehicle", "all")
 PANDA_SPLITS = ("train", "val")
-PYRAMID_FOLDER = "pyramids"
-PYRAMID_SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def register_datasets(cfg: CfgNode) -> None:
     Nothing is read yet: mistakes in the files are told when a name is loaded.
 
     Raises:
-        ConfigError: If an entry has another form or its name belongs to another dataset.
+        ConfigError: If an entry has another form, or its name belongs to another dataset or
+            occurs twice.
     """
     node = cfg.DATASETS
     names = tuple(node.CLASS_NAMES)
@@ -106,6 +107,7 @@ def register_datasets(cfg: CfgNode) -> None:
         kind = "crowd" if key == "ODGT_FILES" else "coco"
         _register_entries(key, node[key], kind, tuple(options.items()))
     register_semantic_folders(node.SEM_SEG_FOLDERS, names)
+    _require_different_names(cfg)  # now that all entries are known to have names
 
 
 def register_coco_files(files: Sequence[Sequence[str]], *, evaluator_type: str = "coco") -> None:
@@ -136,41 +138,15 @@ def _register_entries(
         _register(name, _Source(key, annotations, place, evaluator_type, options))
 
 
-def prefer_pyramids(dicts: list[dict[str, Any]], image_root: str | Path) -> int:
-    """Points ``file_name`` at the tiled pyramid of an image, where there is one.
-
-    A JPEG has to be decoded from its start for every window; a tiled TIFF only where it is looked
-    at. For ``<root>/<folder>/<name>.jpg`` these are tried: ``<root>/<folder>/<name>.tif``, the
-    same name in ``<root>/<folder>/pyramids``, ``<root>/pyramids/<folder>`` and, PANDA's place,
-    ``<root>/../pyramids/<folder>``; then all of them with ``.tiff``.
-
-    Args:
-        dicts: Dataset dicts; changed in place.
-        image_root: The dataset's image folder.
-
-    Returns:
-        Number of images that have a pyramid.
-    """
-    num_found = 0
-    for item in dicts:
-        pyramid = _find_pyramid(Path(item["file_name"]), Path(image_root))
-        if pyramid is not None:
-            item["file_name"] = str(pyramid)
-            num_found += 1
-    return num_found
-
-
-def _find_pyramid(image: Path, root: Path) -> Path | None:
-    if image.suffix.lower() in PYRAMID_SUFFIXES:
-        return None
-    folders = [image.parent, image.parent / PYRAMID_FOLDER]
-    if image.is_relative_to(root):
-        below = image.parent.relative_to(root)
-        folders += [parent / PYRAMID_FOLDER / below for parent in (root, root.parent)]
-    candidates = (
-        folder / (image.stem + suffix) for suffix in PYRAMID_SUFFIXES for folder in folders
-    )
-    return next((path for path in candidates if path.is_file()), None)
+def _require_different_names(cfg: CfgNode) -> None:
+    """A second entry of a name would take the place of the first without a word."""
+    counts = Counter(entry[0] for key in (*_READERS, SEMANTIC_KEY) for entry in cfg.DATASETS[key])
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ConfigError(
+            f"Every dataset of a config must have a name of its own, {', '.join(repeated)} occurs "
+            f"more than once in DATASETS.{', '.join(_READERS)} and {SEMANTIC_KEY}."
+        )
 
 
 def _register(name: str, source: _Source, expected_tree: str = "") -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,28 @@ def _read_annotation(reading: _Reading, annotation: dict[str, Any]) -> str | Non
     reading.num_clipped += int(loss > 0.5)
     is_ignore = bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))
     entry = make_annotation(clipped, reading.class_of_category[category], is_ignore=is_ignore)
-    segmentation = _read_segmentation(annotation.get("segmentation"))
+    segmentation = annotation.get("segmentation")
+    if not _is_segmentation(segmentation):
+        return (
+            "must have a segmentation [[x, y, x, y, …], …] or {size: [h, w], counts: …}, got "
+            f"{str(segmentation)[:80]}"
+        )
+    segmentation = _read_segmentation(segmentation)
     if segmentation:
         entry["segmentation"] = segmentation
     image["annotations"].append(entry)
     return None
+
+
+def _is_segmentation(segmentation: Any) -> bool:
+    """Whether it has the form of polygons or of a run-length mask, or is empty."""
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        return isinstance(counts, (list, str)) and isinstance(size, list) and len(size) == 2
+    return not segmentation or (
+        isinstance(segmentation, list)
+        and all(isinstance(part, list) and _are_numbers(part) for part in segmentation)
+    )
 
 
 def _read_segmentation(segmentation: Any) -> Any:
@@ -185,6 +203,8 @@ def _read_segmentation(segmentation: Any) -> Any:
 def _is_box(box: Any) -> bool:
     if not isinstance(box, (list, tuple)) or len(box) != 4:
         return False
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
-        return False
-    return box[2] > 0 and box[3] > 0
+    return _are_numbers(box) and box[2] > 0 and box[3] > 0
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)

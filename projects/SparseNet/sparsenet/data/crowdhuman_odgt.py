@@ -78,9 +78,11 @@ def _read_line(line: str, root: Path, box: str) -> tuple[dict[str, Any], list[st
         identity, objects = record["ID"], record["gtboxes"]
     except (ValueError, KeyError, TypeError) as error:
         return {}, [f"a line must be a JSON object with ID and gtboxes: {error!r}"]
+    if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+        return {}, [f"gtboxes must be a list of JSON objects, got {str(objects)[:80]}"]
     image = next((p for s in _SUFFIXES if (p := root / f"{identity}{s}").is_file()), None)
     if image is None:
-        return {}, [f"the image {root / identity}.jpg does not exist"]
+        return {}, [f"the image {root / f'{identity}.jpg'} does not exist"]
     size = read_image_size(image)
     annotations, problems, num_empty = [], [], 0
     for place, item in enumerate(objects):
@@ -105,7 +107,9 @@ def _read_line(line: str, root: Path, box: str) -> tuple[dict[str, Any], list[st
 
 def _is_ignored(item: dict[str, Any], box: str) -> bool:
     marks = [item.get("extra")] + ([item.get("head_attr")] if box == "hbox" else [])
-    return item.get("tag") != "person" or any((mark or {}).get("ignore", 0) for mark in marks)
+    return item.get("tag") != "person" or any(
+        isinstance(mark, dict) and mark.get("ignore", 0) for mark in marks
+    )
 
 
 def _corners(box: Any) -> tuple[float, float, float, float] | None:

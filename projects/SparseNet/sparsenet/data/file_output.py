@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,33 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sparsenet.errors import OutputError, SparseNetError
+
 _TILE_SIDE = 256  # of a TIFF pyramid; what detection reads is a few of them
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write`` with a temporary path beside ``path``, then moves the file into place."""
+    """Calls ``write`` with a temporary path beside ``path``, then moves the file into place.
+
+    Raises:
+        OutputError: If the file cannot be written; what was there before stays.
+    """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         write(part)
         with open(part, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, path)
+    except SparseNetError:
+        raise
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter on a full disk
+        raise OutputError(
+            f"{path} must be written, which failed: {error}. Check that its folder exists, can be "
+            "written and has space left."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,7 +75,7 @@ def build_train_loader(
         repeats: Repeated augmentation: so many versions of a photo in an epoch, of fewer photos.
 
     Raises:
-        DatasetError: If a process has less than two photos: batch norms need two.
+        DatasetError: If a batch of a process has less than two photos: batch norms need two.
     """
     shares = {"num_replicas": comm.get_world_size(), "rank": comm.get_rank()}
     sampler: Any = DistributedSampler(dataset, **shares, seed=seed)
@@ -83,13 +83,14 @@ def build_train_loader(
         from timm.data.distributed_sampler import RepeatAugSampler
 
         sampler = RepeatAugSampler(dataset, **shares, num_repeats=repeats)
-    batch_size = min(batch_size, len(sampler)) // 2 * 2
-    if batch_size < 2:
+    num_photos = min(batch_size, len(sampler)) // 2 * 2
+    if num_photos < 2:
         raise DatasetError(
-            f"Training needs batches of two photos or more in every process; {len(dataset)} "
-            f"photo(s) in {shares['num_replicas']} process(es) make {len(sampler)} at most."
+            "Training needs batches of two photos or more in every process, got a batch size of "
+            f"{batch_size} per process (SOLVER.IMS_PER_BATCH is that of all), and {len(dataset)} "
+            f"photo(s) in {shares['num_replicas']} process(es), {len(sampler)} for each."
         )
-    return _loader(dataset, batch_size, num_workers, sampler=sampler, drop_last=True)
+    return _loader(dataset, num_photos, num_workers, sampler=sampler, drop_last=True)
 
 
 def build_eval_loader(dataset: Any, batch_size: int, *, num_workers: int = 0) -> DataLoader:

@@ -9,14 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_train_loader,
-    detection_utils,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_train_loader, detection_utils
 from detectron2.data import transforms as T
 
+from sparsenet.data.dataset_dicts import load_training_dicts
 from sparsenet.data.sparse_rcnn_mapper import CROP_MIN_SIZES
 from sparsenet.errors import DatasetError
 
@@ -32,9 +28,10 @@ def build_image_train_loader(cfg: CfgNode) -> Any:
     """Detectron2's training loader for the model of ``MODEL.META_ARCHITECTURE``.
 
     Raises:
-        DatasetError: If masks are to be trained and an object has none.
+        DatasetError: If there is nothing to train on, or masks are to be trained and an object has
+            none.
     """
-    dicts = get_detection_dataset_dicts(
+    dicts = load_training_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
     if cfg.MODEL.MASK_ON:

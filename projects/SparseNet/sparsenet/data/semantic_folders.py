@@ -20,6 +20,8 @@ from sparsenet.errors import ConfigError, DatasetError, DatasetNotFoundError, Im
 _LABEL_SUFFIX = "png"
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
 
+SEMANTIC_KEY = "SEM_SEG_FOLDERS"
+
 _registered: dict[str, tuple[str, str, tuple[str, ...]]] = {}
 
 

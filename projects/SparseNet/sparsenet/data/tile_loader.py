@@ -9,12 +9,12 @@ from typing import Any
 import cv2
 import torch.utils.data
 from detectron2.config import CfgNode
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils import comm
 
-from sparsenet.data.builtin import PYRAMID_SUFFIXES
+from sparsenet.data.dataset_dicts import load_training_dicts
 from sparsenet.data.image_record import ImageRecord
 from sparsenet.data.mixing import is_augmented
+from sparsenet.data.pyramids import PYRAMID_SUFFIXES
 from sparsenet.data.recipe_mapper import RecipeTileMapper
 from sparsenet.data.tile_mapper import TileMapper
 from sparsenet.data.tile_sampler import TileDistribution, TileRequest, TileRequests, TileSampler
@@ -135,7 +135,7 @@ def build_tile_train_loader(cfg: CfgNode) -> TileLoader:
             f"{cfg.SOLVER.IMS_PER_BATCH} and {world_size}."
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    dicts = load_training_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     node = cfg.INPUT.TILE
     distribution = TileDistribution(
         size=node.SIZE,

@@ -25,6 +25,7 @@ from sparsenet.data.loaded_dataset import (
     require_unique_names,
 )
 from sparsenet.data.photo import find_photos
+from sparsenet.data.pyramids import without_pyramids
 from sparsenet.errors import AnnotationError, DatasetNotFoundError
 
 YOLO_TREE = """\
@@ -164,7 +165,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 def _images_of(place: Path) -> list[Path]:
     if place.is_dir():
-        return find_photos(place)
+        return without_pyramids(find_photos(place), place)
     lines = [line.strip() for line in read_text(place).splitlines()]
     images = [place.parent / line for line in lines if line]
     require_no_problems(

@@ -106,7 +106,6 @@ def cluster_by_silhouette(
         ConfigError: If no number can be tried.
         MissingDependencyError: If scikit-learn is not installed.
     """
-    sklearn = import_sklearn()
     rows = normalized(features) if normalize else np.asarray(features, dtype=np.float32)
     tried = {k: cluster(rows, k, seed=seed) for k in candidates if 2 <= k < len(rows)}
     # Equal images may leave clusters empty.
@@ -116,17 +115,18 @@ def cluster_by_silhouette(
             "A silhouette needs from 2 clusters to one less than the different images; got "
             f"{len(rows)} images and {list(candidates)[:5]} … clusters."
         )
-    num_compared = min(len(rows), _MAX_SILHOUETTE_IMAGES)
-    silhouettes = {
-        k: float(
-            sklearn.metrics.silhouette_score(
-                rows, clusters.assignments, sample_size=num_compared, random_state=seed
-            )
-        )
-        for k, clusters in tried.items()
-    }
+    sample = np.random.default_rng(seed).permutation(len(rows))[:_MAX_SILHOUETTE_IMAGES]
+    silhouettes = {k: _silhouette(rows, one.assignments, sample) for k, one in tried.items()}
     best = tried[max(silhouettes, key=silhouettes.__getitem__)]
     return Clusters(best.assignments, best.centroids, best.distances, best.inertia, silhouettes)
+
+
+def _silhouette(rows: np.ndarray, assignments: np.ndarray, sample: np.ndarray) -> float:
+    """Mean over a sample of the images; -1 where that shows one cluster or single images only."""
+    chosen = assignments[sample]
+    if not 2 <= len(np.unique(chosen)) < len(chosen):
+        return -1.0
+    return float(import_sklearn().metrics.silhouette_score(rows[sample], chosen))
 
 
 def import_sklearn() -> Any:

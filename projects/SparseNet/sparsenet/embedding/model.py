@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 
 from sparsenet.errors import CheckpointError, ConfigError
 from sparsenet.modeling.checkpoint import read_checkpoint
-from sparsenet.modeling.timm_models import create_classifier, load_classifier_state
+from sparsenet.modeling.timm_models import (
+    create_classifier,
+    head_names,
+    load_classifier_state,
+)
+
+logger = logging.getLogger(__name__)
 
 # Pixels per cell of the grid that its position biases are stored for.
 _LSNET_STRIDE = 64
@@ -74,6 +81,7 @@ def load_embedder(
     model_name = model_name or content.get("arch")
     if not isinstance(model_name, str):
         raise CheckpointError(f"{checkpoint} does not name its model: pass --model.")
+    _compare_names(checkpoint, content.get("class_names") or (), class_names)
     target = _device(device)
     options = {**content.get("model_options", {}), **_shape_options(model_name, content["model"])}
     model = create_classifier(model_name, len(class_names), options)
@@ -81,6 +89,18 @@ def load_embedder(
     load_classifier_state(model, state, source=str(checkpoint))
     transform = _transform(model, input_size or content.get("input_size"), content.get("crop_pct"))
     return Embedder(model.eval().to(target), transform, tuple(class_names), target)
+
+
+def _compare_names(checkpoint: Path, trained: Sequence[str], given: Sequence[str]) -> None:
+    """Names in another order would label every image wrongly, and nothing else would show it."""
+    if trained and given and list(trained) != list(given):
+        logger.warning(
+            "The classes given are not those that %s was trained with: %s … and %s … . Use the "
+            "class mapping that its training wrote, unless you renamed them on purpose.",
+            checkpoint,
+            ", ".join(given[:3]),
+            ", ".join(trained[:3]),
+        )
 
 
 def _transform(
@@ -119,8 +139,6 @@ def _shape_options(model_name: str, state: dict[str, Tensor]) -> dict[str, int]:
 
 def _without_head(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights that a model built without a head has a place for."""
-    names = model.default_cfg["classifier"]
-    names = (names,) if isinstance(names, str) else names
-    heads = tuple(name.split(".")[0] + "." for name in names)
+    heads = tuple(name.split(".")[0] + "." for name in head_names(model))
     own = model.state_dict()
     return {key: value for key, value in state.items() if key in own or not key.startswith(heads)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,7 +18,7 @@ _PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 def set_batch_norms(model: nn.Module, kind: str) -> nn.Module:
     """Turns every 2-d batch norm into ``kind``, with its statistics and affine values.
 
-    A norm that is frozen because the layer that it follows is frozen stays as it is.
+    A norm of a layer that is frozen stays as it is, unless all are to be frozen.
 
     Args:
         model: Changed in place.
@@ -41,7 +43,7 @@ def set_batch_norms(model: nn.Module, kind: str) -> nn.Module:
     if not kind:
         return model
     for parent in list(model.modules()):
-        if _is_frozen(parent):
+        if kind != "FrozenBN" and _is_frozen(parent):
             continue
         for name, child in list(parent.named_children()):
             if type(child) in _PLAIN:
@@ -53,6 +55,20 @@ def set_batch_norms(model: nn.Module, kind: str) -> nn.Module:
                     f"{name!r}. For models of timm set MODEL.TIMM.NORM instead."
                 )
     return model
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Gives the batch norms of every process the statistics of rank 0.
+
+    In training each process gathers those of its own images; a model that is evaluated by several
+    processes must be one model, and the one that rank 0 writes.
+    """
+    if comm.get_world_size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for statistic in module.buffers(recurse=False):
+                dist.broadcast(statistic, src=0)
 
 
 def _is_frozen(parent: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from sparsenet.data.file_output import write_text
 from sparsenet.errors import CheckpointError
 from sparsenet.modeling.checkpoint import LoadReport, copy_state, read_checkpoint
 
@@ -79,3 +80,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             os.fsync(file.fileno())
         os.replace(temporary, path)
         self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Notes which checkpoint resuming starts from, whole or not at all."""
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)

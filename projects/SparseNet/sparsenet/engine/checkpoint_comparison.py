@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FOLDER = "checkpoints"
 RESULTS_FILE = "checkpoints.json"
-# Last parts of metrics: what the table shows, and of which less is better.
+# Last parts of metrics: what the table shows, of which less is better, and which have a sign.
 _SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "mMR", "JI", "precision", "recall", "mIoU")
 _LOWER_IS_BETTER = ("mMR", "duplicate_rate", "count_mae")
+_ZERO_IS_BEST = ("count_error",)
 
 
 def find_checkpoints(folder: str | Path) -> list[Path]:
@@ -96,9 +97,10 @@ def best_checkpoint(metrics: Mapping[str, Mapping[str, float]], metric: str) -> 
     Raises:
         ConfigError: If the metric is in none or undefined in all.
     """
-    sign = -1 if metric.split("/")[-1].split("-")[0] in _LOWER_IS_BETTER else 1
+    kind = metric.split("/")[-1].split("-")[0]
+    sign = -1 if kind in _LOWER_IS_BETTER + _ZERO_IS_BEST else 1
     values = {
-        name: sign * m[metric]
+        name: sign * (abs(m[metric]) if kind in _ZERO_IS_BEST else m[metric])
         for name, m in metrics.items()
         if not math.isnan(m.get(metric, math.nan))
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from sparsenet.data.file_output import write_atomically, write_text
 from sparsenet.engine.ema import EMAHook
 from sparsenet.engine.trainer import distribute
-from sparsenet.errors import CheckpointError, ConfigError, NumericalError
+from sparsenet.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from sparsenet.evaluation.classification import evaluate_classifier
 from sparsenet.modeling.checkpoint import read_checkpoint
 
@@ -87,7 +88,7 @@ class ClassifierTrainer:
 
     Args:
         model: From images to logits, on its device, not wrapped for distributed training.
-        scheduler: One of timm's, that steps by updates.
+        scheduler: One of timm's, that steps by updates: a function of the step alone.
         loss: Of images, what the model returned, and targets.
         mixup: From images and class numbers to mixed images and soft targets, or None.
         facts: Entries of every checkpoint: what rebuilding the model needs.
@@ -130,6 +131,7 @@ class ClassifierTrainer:
 
         Raises:
             NumericalError: If the loss is not finite.
+            OutputError: If a file cannot be written; the last checkpoint stays.
         """
         wrapped = distribute(self.model)
         if self.ema is not None:
@@ -152,20 +154,28 @@ class ClassifierTrainer:
     def best(self) -> dict[str, float]:
         return max(self.history, key=_accuracy)
 
-    def resume(self, path: Path) -> None:
-        """Goes on after the last epoch of a checkpoint.
+    def resume(self, path: Path, *, trust: bool = False) -> None:
+        """Goes on after the last epoch of a checkpoint, with this training's rates and decay.
+
+        From another folder, the best weights beside the checkpoint come along.
+
+        Args:
+            trust: Allows checkpoints that hold pickles.
 
         Raises:
             CheckpointError: If the file is not a checkpoint of this training.
+            OutputError: If the best weights cannot be written.
         """
-        content = read_checkpoint(path)
+        content = read_checkpoint(path, trust=trust)
         try:
             differing = [key for key, value in self.facts.items() if content[key] != value]
             if differing:
                 raise ValueError(f"{', '.join(differing)} differ")
             self.model.load_state_dict(content["model"])
+            decays = [group["weight_decay"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(content["optimizer"])
-            self.scheduler.load_state_dict(content["scheduler"])
+            for group, decay in zip(self.optimizer.param_groups, decays):
+                group["weight_decay"] = decay
             self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.history = content["epoch"], content["history"]
             if self.ema is not None:
@@ -175,6 +185,17 @@ class ClassifierTrainer:
             raise CheckpointError(
                 f"{path} must be a {CHECKPOINT_FILE} of this model and recipe: {error}."
             ) from error
+        self._bring_best(path.with_name(BEST_FILE))
+
+    def _bring_best(self, source: Path) -> None:
+        """The best epoch may lie before the resume: its weights must not stay behind."""
+        target = self.options.output_dir / BEST_FILE
+        if not comm.is_main_process() or source.resolve() == target.resolve():
+            return
+        if source.is_file():
+            write_atomically(target, lambda part: shutil.copyfile(source, part))
+        else:
+            logger.warning("%s is missing: %s waits for a better epoch.", source, target)
 
     def _train_epoch(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
         """One pass; its row has the learning rate of the last step and the mean loss."""
@@ -261,7 +282,6 @@ class ClassifierTrainer:
             "ema": average,
             "ema_updates": 0 if self.ema is None else self.ema.num_updates,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
@@ -291,9 +311,15 @@ class _Scalars:
     def write(self, row: Mapping[str, float]) -> None:
         if self.writer is None:
             return
-        for name, value in row.items():
-            self.writer.add_scalar(name, value, int(row["epoch"]))
-        self.writer.flush()
+        try:
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, int(row["epoch"]))
+            self.writer.flush()
+        except OSError as error:
+            raise OutputError(
+                f"TensorBoard's events must be written to {self.writer.log_dir}, which failed: "
+                f"{error}. Free some space."
+            ) from error
 
 
 def _accuracy(row: Mapping[str, float]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import nn
 
 from sparsenet.data.image_folder import build_eval_loader, open_image_folder
@@ -18,6 +19,8 @@ from sparsenet.evaluation.classification import evaluate_classifier
 from sparsenet.evaluation.imagenet_robustness import RobustnessEvaluator
 from sparsenet.modeling.checkpoint import read_checkpoint
 from sparsenet.modeling.timm_models import create_classifier, import_timm, load_classifier_state
+
+_MAX_BATCH = 256  # photos of a process at once
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def evaluate_trained(
         Metrics by "val" or kind.
     """
     cfg, results = trained.cfg, {}
-    num_workers, batch_size = cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH
+    num_workers = cfg.DATALOADER.NUM_WORKERS
+    # That of all processes; a training's may be more than one can evaluate at once.
+    batch_size = min(_MAX_BATCH, max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()))
     precision: torch.dtype = PRECISIONS[loop_options(cfg).precision]
     transform = build_transform(cfg)
     if cfg.CLASSIFIER.DATA_PATH:

@@ -18,22 +18,31 @@ from torch.utils.data import DataLoader
 
 from sparsenet.data.class_mapping import CLASS_MAPPING_FILE, write_class_mapping
 from sparsenet.data.image_folder import build_eval_loader, build_train_loader, open_image_folder
-from sparsenet.engine.classifier import ClassifierTrainer, LoopOptions
+from sparsenet.engine.classifier import CHECKPOINT_FILE, ClassifierTrainer, LoopOptions
 from sparsenet.errors import ConfigError
+from sparsenet.gigapixel.exports.files import make_folder
 from sparsenet.modeling.checkpoint import read_checkpoint
 from sparsenet.modeling.losses.distillation import ClassifierLoss
-from sparsenet.modeling.timm_models import create_classifier, import_timm, load_classifier_state
+from sparsenet.modeling.timm_models import (
+    create_classifier,
+    load_classifier_state,
+    published_config,
+)
 
 logger = logging.getLogger(__name__)
 
+# Of timm's those that are a function of the step: a plateau of the loss is not.
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
+
 
 def train_classifier(
-    cfg: CfgNode, *, resume: Path | None = None, quiet: bool = False
+    cfg: CfgNode, *, resume: Path | None = None, trust: bool = False, quiet: bool = False
 ) -> dict[str, float]:
     """Trains on ``CLASSIFIER.DATA_PATH``; writes checkpoints, logs and the class mapping.
 
     Args:
         resume: A ``checkpoint.pth`` of this training to go on from.
+        trust: Allows weights that hold pickles.
 
     Returns:
         The row of ``train_log.txt`` with the best accuracy.
@@ -44,23 +53,26 @@ def train_classifier(
     torch.manual_seed(max(cfg.SEED, 0))
     train_loader, val_loader = build_loaders(cfg)
     class_names = list(val_loader.dataset.dataset.classes)
-    model = build_model(cfg, class_names)
-    output_dir = Path(cfg.OUTPUT_DIR)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if comm.is_main_process():
-        write_class_mapping(output_dir / CLASS_MAPPING_FILE, class_names)
+    model = build_model(cfg, class_names, trust=trust)
+    output_dir = make_folder(cfg.OUTPUT_DIR)
     optimizer = build_optimizer(cfg, model, train_loader.batch_size * comm.get_world_size())
     trainer = ClassifierTrainer(
         model,
         optimizer,
         build_scheduler(cfg, optimizer, len(train_loader)),
-        build_loss(cfg, model, class_names),
+        build_loss(cfg, model, class_names, trust=trust),
         loop_options(cfg, quiet=quiet),
         mixup=build_mixup(cfg, len(class_names)),
         facts=describe_model(cfg, class_names),
     )
     if resume is not None:
-        trainer.resume(resume)
+        trainer.resume(resume, trust=trust)
+    elif comm.is_main_process() and (output_dir / CHECKPOINT_FILE).exists():
+        logger.warning(
+            "%s holds a training that will be overwritten: it is not resumed.", output_dir
+        )
+    if comm.is_main_process():
+        write_class_mapping(output_dir / CLASS_MAPPING_FILE, class_names)
     return trainer.fit(train_loader, val_loader)
 
 
@@ -83,11 +95,10 @@ def build_loaders(cfg: CfgNode) -> tuple[DataLoader, DataLoader]:
 
 def build_transform(cfg: CfgNode, *, is_training: bool = False) -> Any:
     """timm's, of one photo: augmented for training, else resized and centre-cropped."""
-    timm = import_timm()
+    node = cfg.CLASSIFIER
+    expected = published_config(node.MODEL)
     from timm.data import create_transform
 
-    node = cfg.CLASSIFIER
-    expected = timm.get_pretrained_cfg(node.MODEL) or timm.models.PretrainedCfg()
     common = {
         "input_size": (3, node.INPUT_SIZE, node.INPUT_SIZE),
         "interpolation": "bicubic",
@@ -109,28 +120,41 @@ def build_transform(cfg: CfgNode, *, is_training: bool = False) -> Any:
     )
 
 
-def build_model(cfg: CfgNode, class_names: list[str]) -> nn.Module:
+def build_model(cfg: CfgNode, class_names: list[str], *, trust: bool = False) -> nn.Module:
     """The model on its device, from ``MODEL.WEIGHTS`` where that names a file.
 
     Heads of another number of classes start anew.
+
+    Args:
+        trust: Allows weights that hold pickles.
     """
     node = cfg.CLASSIFIER
     model = create_classifier(
         node.MODEL, len(class_names), dict(node.MODEL_OPTIONS), pretrained=node.PRETRAINED
     )
     if cfg.MODEL.WEIGHTS:
-        state = read_checkpoint(cfg.MODEL.WEIGHTS)["model"]
+        state = read_checkpoint(cfg.MODEL.WEIGHTS, trust=trust)["model"]
         load_classifier_state(model, state, source=cfg.MODEL.WEIGHTS, new_head=True)
     return model.to(device_of(cfg))
 
 
 def device_of(cfg: CfgNode) -> torch.device:
-    """``MODEL.DEVICE``; of several GPUs that of this process. Without a GPU, the CPU."""
+    """``MODEL.DEVICE``; of several GPUs that of this process. Without a GPU, the CPU.
+
+    Raises:
+        ConfigError: If torch has no such device here.
+    """
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         return torch.device("cpu")
     if cfg.MODEL.DEVICE == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(cfg.MODEL.DEVICE)
+    try:
+        return torch.empty(0, device=cfg.MODEL.DEVICE).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            "MODEL.DEVICE (--device) must be a device that torch has here, as cuda or cpu, got "
+            f"{cfg.MODEL.DEVICE!r}."
+        ) from error
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -157,10 +181,17 @@ def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, num_steps: i
 
     Args:
         num_steps: Updates of an epoch.
+
+    Raises:
+        ConfigError: If the schedule is none of ``SCHEDULES``.
     """
     from timm.scheduler import create_scheduler_v2
 
     node = cfg.CLASSIFIER
+    if node.SCHEDULE not in SCHEDULES:
+        raise ConfigError(
+            f"CLASSIFIER.SCHEDULE must be one of {', '.join(SCHEDULES)}, got {node.SCHEDULE!r}."
+        )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=node.SCHEDULE,
@@ -190,11 +221,16 @@ def build_mixup(cfg: CfgNode, num_classes: int) -> Any | None:
     )
 
 
-def build_loss(cfg: CfgNode, model: nn.Module, class_names: list[str]) -> ClassifierLoss:
+def build_loss(
+    cfg: CfgNode, model: nn.Module, class_names: list[str], *, trust: bool = False
+) -> ClassifierLoss:
     """Cross-entropy of soft or smoothed labels, and distillation on request.
 
+    Args:
+        trust: Allows a teacher's weights that hold pickles.
+
     Raises:
-        ConfigError: If the model has no head to distil into.
+        ConfigError: If the model has no head to distil into, or the teacher knows other classes.
     """
     from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
@@ -213,19 +249,32 @@ def build_loss(cfg: CfgNode, model: nn.Module, class_names: list[str]) -> Classi
     model.set_distilled_training(True)
     return ClassifierLoss(
         criterion,
-        build_teacher(cfg, model, class_names),
+        build_teacher(cfg, model, class_names, trust=trust),
         kind=distil.TYPE,
         alpha=distil.ALPHA,
         temperature=distil.TEMPERATURE,
     )
 
 
-def build_teacher(cfg: CfgNode, student: nn.Module, class_names: list[str]) -> nn.Module:
-    """The teacher, of the student's images; its own weights file, or timm's published weights."""
+def build_teacher(
+    cfg: CfgNode, student: nn.Module, class_names: list[str], *, trust: bool = False
+) -> nn.Module:
+    """The teacher, of the student's images; its own weights file, or timm's published weights.
+
+    Raises:
+        ConfigError: If the published weights are for another number of classes.
+    """
     node = cfg.CLASSIFIER.DISTILLATION
+    num_published = published_config(node.TEACHER).num_classes
+    if not node.TEACHER_WEIGHTS and num_published != len(class_names):
+        raise ConfigError(
+            f"The teacher must know the {len(class_names)} classes of the student, the published "
+            f"{node.TEACHER} knows {num_published}. Train it on them and name its file: "
+            "CLASSIFIER.DISTILLATION.TEACHER_WEIGHTS."
+        )
     teacher = create_classifier(node.TEACHER, len(class_names), pretrained=not node.TEACHER_WEIGHTS)
     if node.TEACHER_WEIGHTS:
-        state = read_checkpoint(node.TEACHER_WEIGHTS)["model"]
+        state = read_checkpoint(node.TEACHER_WEIGHTS, trust=trust)["model"]
         load_classifier_state(teacher, state, source=node.TEACHER_WEIGHTS)
     return nn.Sequential(Renormalise(student, teacher), teacher).to(device_of(cfg)).eval()
 

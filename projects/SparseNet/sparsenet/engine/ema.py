@@ -34,7 +34,8 @@ class EMAHook(HookBase):
     Put it before the hooks that save or evaluate.
 
     Args:
-        model: not wrapped for distributed training; all processes hold the same average.
+        model: not wrapped for distributed training; all processes hold the same average, statistics
+            of batch norms aside, of which rank 0's are evaluated and saved.
         decay: final decay, in [0, 1).
         ramp: steps over which the decay rises; positive.
 

@@ -36,5 +36,6 @@ def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         node.WARMUP_FACTOR,
         min(node.WARMUP_ITERS / node.MAX_ITER, 1.0),
         node.WARMUP_METHOD,
+        node.RESCALE_INTERVAL,
     )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=node.MAX_ITER)

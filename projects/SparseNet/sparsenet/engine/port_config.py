@@ -17,7 +17,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from sparsenet.config import load_config
-from sparsenet.data.file_output import write_text
+from sparsenet.data.file_output import write_atomically
 from sparsenet.errors import ConfigError
 
 # Keys whose values are ours as they are.
@@ -103,8 +103,12 @@ def convert_port_config(
         )
     values, notes = translate(port, num_images=num_images)
     text = yaml.safe_dump({"_BASE_": os.path.relpath(base, target.parent), **_nested(values)})
-    write_text(target, text)
-    load_config(target)
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+        load_config(path)  # what does not load must not take the place of what does
+
+    write_atomically(target, write)
     return notes
 
 

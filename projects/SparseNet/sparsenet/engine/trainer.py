@@ -14,7 +14,6 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.hooks import EvalHook
@@ -35,8 +34,9 @@ from sparsenet.data import (
     build_image_train_loader,
     build_tile_train_loader,
     is_augmented,
+    load_training_dicts,
 )
-from sparsenet.engine.batch_norm import set_batch_norms
+from sparsenet.engine.batch_norm import set_batch_norms, share_statistics
 from sparsenet.engine.checkpoint import SafeCheckpointer
 from sparsenet.engine.ema import EMAHook
 from sparsenet.engine.evaluate import evaluate_tiled
@@ -81,6 +81,21 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         if isinstance(self.data_loader, TileLoader):
             self.data_loader.skip(self.start_iter)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Detectron2's.
+
+        Raises:
+            ConfigError: If the checkpoint holds an average as its model and SOLVER.EMA is off:
+                training would go on from the average, with the optimiser of other weights.
+        """
+        if EMAHook.__qualname__ in state_dict.get("hooks", {}) and not self.cfg.SOLVER.EMA.ENABLED:
+            raise ConfigError(
+                "SOLVER.EMA.ENABLED must be True to resume a run that was started with it. To "
+                "start anew from its average, name the checkpoint in MODEL.WEIGHTS and leave "
+                "--resume out."
+            )
+        super().load_state_dict(state_dict)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -128,15 +143,15 @@ class Trainer(DefaultTrainer):
             )
         if cfg.INPUT.TILE.ENABLED:
             return build_tile_train_loader(cfg)
-        if is_augmented(cfg):
-            dicts = get_detection_dataset_dicts(
-                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            )
-            mapper = RecipeMapper(cfg, dicts)
-            return build_detection_train_loader(cfg, mapper=mapper, dataset=dicts)
-        if cfg.MODEL.META_ARCHITECTURE == "SparseRCNN":
-            return build_detection_train_loader(cfg, mapper=SparseRCNNDatasetMapper(cfg, True))
-        return build_image_train_loader(cfg)
+        if not is_augmented(cfg) and cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
+            return build_image_train_loader(cfg)
+        dicts = load_training_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        mapper = (
+            RecipeMapper(cfg, dicts) if is_augmented(cfg) else SparseRCNNDatasetMapper(cfg, True)
+        )
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dicts)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -181,6 +196,7 @@ class Trainer(DefaultTrainer):
         Returns:
             Metrics of the dataset, or of each dataset by name where there are several.
         """
+        share_statistics(model)
         if not cfg.TEST.TILE.ENABLED:
             if cfg.INPUT.LETTERBOX:
                 model = LetterboxedDetector(model, cfg.INPUT.LETTERBOX).train(model.training)

@@ -79,8 +79,9 @@ class RobustnessEvaluator:
             kind: One of ``KINDS``.
 
         Returns:
-            "top1" and "top5" in percent and "loss"; of ImageNet-C "mCE", "top1" averaged over
-            corruptions, and "CE/<corruption>", in percent; lower is better.
+            "top1" and "top5" in percent and "loss". Of ImageNet-C, in percent: "mCE" and
+            "CE/<corruption>", errors relative to AlexNet's, of which lower is better, and "top1"
+            averaged over corruptions and severities.
 
         Raises:
             DatasetNotFoundError: If a folder is missing.

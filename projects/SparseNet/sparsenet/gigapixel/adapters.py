@@ -29,7 +29,8 @@ class CallableDetector(nn.Module):
     Args:
         detect: Takes (B, H, W, 3) uint8 RGB pictures and returns, for each, boxes (N, 4) XYXY in
             its pixels, scores (N,) in [0, 1] and class indices (N,): arrays, tensors or lists. The
-            predictor must hand it RGB, which is the default of its ``image_format``.
+            predictor must hand it RGB, which is the default of its ``image_format``. To keep its
+            tile rows, the predictor must be told what it is, as ``settings``.
 
     Raises:
         ConfigError: On a call, if the function returns something else.

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.box_pairs import box_area, cut_boxes, touching_boxes
 from sparsenet.gigapixel.detections import Detections
 
@@ -22,20 +21,12 @@ def join_greedily(ranked: Detections, threshold: float) -> Detections:
     """Joins the detections of one class that overlap.
 
     Args:
-        ranked: Of one class, best first.
+        ranked: Of one class, best first, without masks.
         threshold: Two boxes match from this share of the smaller one on.
 
     Returns:
         The best of each group, its box grown over the others; best first.
-
-    Raises:
-        ConfigError: If there are masks, which the rule does not know.
     """
-    if ranked.masks is not None:
-        raise ConfigError(
-            "The merge method 'nmm' joins boxes and has no rule for masks. Use 'seam', or take "
-            "the masks away with dataclasses.replace(detections, masks=None)."
-        )
     boxes = ranked.boxes_xyxy.astype(np.float64)
     partners = _matches(boxes, threshold)
     is_taken = np.zeros(len(boxes), dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from sparsenet.gigapixel.area_mask import read_area_mask
 from sparsenet.gigapixel.evidence import Evidence, ObjectnessTap
+from sparsenet.gigapixel.merge import check_masks
 from sparsenet.gigapixel.options import TileOptions
 from sparsenet.gigapixel.prefetch import Prefetcher
 from sparsenet.gigapixel.progress import ProgressTracker
@@ -122,24 +123,28 @@ class ImageRun:
     def _run_stage(self, levels: Sequence[LevelSelection]) -> list[TileRow]:
         """The rows of one pass over the image, by all processes that share it."""
         wanted = rows_to_run(levels)
-        if not self._shares_rows:
-            found = self._run_rows(levels, wanted)
-        else:
-            own = own_rows(wanted, comm.get_rank(), comm.get_world_size())
-            found = exchange_rows(lambda: self._run_rows(levels, own))
-        return sorted(found, key=lambda row: (-row.downsample, row.row))
-
-    def _run_rows(self, levels: Sequence[LevelSelection], wanted: Rows) -> list[TileRow]:
-        """Rows that an earlier run has finished, and the others through the model."""
-        finished = self._load_rows(wanted)
+        is_main = not self._shares_rows or comm.is_main_process()
+        # One process looks what an earlier run has finished, before any keeps more: the shares of
+        # what is missing must fit together, and be equal.
+        loaded = self._load_rows(wanted) if is_main else []
+        finished = self._exchange(lambda: loaded)
         keys = {row.key for row in finished}
         missing = {key: columns for key, columns in wanted.items() if key not in keys}
+        if self._shares_rows:
+            missing = own_rows(missing, comm.get_rank(), comm.get_world_size())
+        num_resumed = sum(len(row.columns) for row in loaded)
         self._tracker.select(
-            sum(map(len, wanted.values())),
-            sum(len(row.columns) for row in finished),
+            num_resumed + sum(map(len, missing.values())),
+            num_resumed,
             {str(level.grid.downsample): level.counts() for level in levels},
         )
-        return finished + list(self._detect_rows([level.grid for level in levels], missing))
+        grids = [level.grid for level in levels]
+        found = finished + self._exchange(lambda: list(self._detect_rows(grids, missing)))
+        return sorted(found, key=lambda row: (-row.downsample, row.row))
+
+    def _exchange(self, compute: Callable[[], list[TileRow]]) -> list[TileRow]:
+        """The rows of all processes that share the image."""
+        return exchange_rows(compute) if self._shares_rows else compute()
 
     def _load_rows(self, wanted: Rows) -> list[TileRow]:
         if self._store is None:
@@ -163,10 +168,15 @@ class ImageRun:
             image_format=self._model.image_format,
             pad_value=self._model.pad_value,
         )
-        with self._model.listen(), Prefetcher(packed) as batches:
+        listening = self._model.listen() if self._has_finer(grids[-1]) else nullcontext()
+        with listening, Prefetcher(packed) as batches:
             for batch in batches:
                 yield from self._detect_batch(batch, collector)
         self.seconds["decode"] += batches.busy_seconds
+
+    def _has_finer(self, place: TileGrid | Tile) -> bool:
+        """Whether what is found there may decide on tiles of a finer downsample."""
+        return place.downsample > self.grids[-1].downsample
 
     def _detect_batch(self, batch: TileBatch, collector: RowCollector) -> Iterator[TileRow]:
         """Runs a batch; yields the rows that it completes, after keeping them."""
@@ -175,7 +185,9 @@ class ImageRun:
         for part, outputs in self._model.runner(batch):
             for index, tile in enumerate(part.tiles):
                 instances = outputs[index]["instances"]
-                evidence = self._model.evidence(index, instances, tile, self._options)
+                evidence = Evidence.empty()
+                if self._has_finer(tile):
+                    evidence = self._model.evidence(index, instances, tile, self._options)
                 detections = tile_detections(
                     instances,
                     tile,
@@ -183,6 +195,7 @@ class ImageRun:
                     self._options,
                     image_size=self.reader.size,
                 )
+                check_masks(detections, self._options.merge)  # rather than after the last tile
                 row = collector.add(tile, detections, evidence)
                 done += [row] if row is not None else []
         self.seconds["detect"] += time.perf_counter() - before

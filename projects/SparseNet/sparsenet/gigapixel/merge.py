@@ -81,10 +81,11 @@ def merge_detections(
 
     Raises:
         ConfigError: If the method is unknown, a threshold is outside (0, 1], ``max_detections`` is
-            negative or a tile has no window.
+            negative, a tile has no window, or there are masks for ``nmm``.
         MissingDependencyError: If shapely is not installed.
     """
     _check(detections, method, max_detections, tile_windows)
+    check_masks(detections, method)
     rule = _Rule(method, iou_threshold, containment_threshold, tile_windows)
     _check_thresholds(rule)
     merged = [
@@ -110,6 +111,19 @@ def _check(
         raise ConfigError(
             "tile_windows must be (T, 4), a window for every tile; got the shape "
             f"{windows.shape} for tile numbers up to {highest}."
+        )
+
+
+def check_masks(detections: Detections, method: str) -> None:
+    """Refuses masks that a merge method has no rule for.
+
+    Raises:
+        ConfigError: If there are masks, and the method is ``nmm``.
+    """
+    if method == "nmm" and detections.masks is not None:
+        raise ConfigError(
+            "The merge method 'nmm' joins boxes and has no rule for masks, got some. Use 'seam', "
+            "or take the masks away with dataclasses.replace(detections, masks=None)."
         )
 
 
@@ -158,6 +172,8 @@ def _merge_one_class(detections: Detections, rule: _Rule) -> Detections:
     if rule.method == "nmm":
         return join_greedily(ranked, rule.iou_threshold)
     find_touching = touching_boxes(ranked.boxes_xyxy)
+    boxes = ranked.boxes_xyxy.astype(np.float64)
+    area = box_area(boxes) if ranked.masks is None else mask_areas(ranked.masks)
     alive = bytearray(b"\x01") * len(ranked)
     is_alive = np.frombuffer(alive, dtype=np.uint8)  # the same memory: each form where it is fast
     for start in range(0, len(ranked), _BLOCK):
@@ -165,19 +181,22 @@ def _merge_one_class(detections: Detections, rule: _Rule) -> Detections:
         winners, losers = find_touching(block)
         is_open = (winners < losers) & (is_alive[losers] == 1)
         winners, losers = winners[is_open], losers[is_open]
-        removes = _removes(ranked, winners, losers, rule)
+        removes = _removes(ranked, boxes, area, winners, losers, rule)
         _greedy(alive, winners[removes], losers[removes])
     return ranked[is_alive == 1]
 
 
 def _removes(
-    ranked: Detections, winners: np.ndarray, losers: np.ndarray, rule: _Rule
+    ranked: Detections,
+    boxes: np.ndarray,
+    area: np.ndarray,
+    winners: np.ndarray,
+    losers: np.ndarray,
+    rule: _Rule,
 ) -> np.ndarray:
     """(P,) whether the winner of a pair, if alive, removes the loser."""
-    boxes = ranked.boxes_xyxy.astype(np.float64)
     shared = box_area(cut_boxes(boxes[winners], boxes[losers]))
     is_joint = _are_parts_of_one(ranked, boxes, winners, losers, shared, rule)
-    area = box_area(boxes) if ranked.masks is None else mask_areas(ranked.masks)
     is_other = ranked.tile_ids[winners] != ranked.tile_ids[losers]
     can_contain = is_other & ranked.truncated[losers] & (rule.method == "seam")
 

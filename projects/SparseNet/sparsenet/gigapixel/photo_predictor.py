@@ -16,7 +16,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
-from sparsenet.errors import ImageReadError
+from sparsenet.errors import ConfigError, ImageReadError
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.options import TileOptions
 from sparsenet.gigapixel.progress import OnProgress, ProgressTracker
@@ -71,10 +71,12 @@ class PhotoPredictor:
 
         Raises:
             ImageReadError: If the image cannot be read, or needs tiles.
+            ConfigError: If the photo exceeds the GPU's memory.
         """
         start = time.perf_counter()
         reader = _open(image)
         tracker = ProgressTracker(reader.path, [on_progress] if on_progress else [])
+        tracker.select(1, 0, {})
         height, width = reader.size
         pixels = reader.read(Window(0, 0, width, height))
         resized = self._resize.get_transform(pixels).apply_image(pixels)
@@ -82,8 +84,7 @@ class PhotoPredictor:
             resized = resized[:, :, ::-1]
         decoded = time.perf_counter()
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        with torch.inference_mode():
-            instances = self._detect({"image": tensor, "height": height, "width": width})
+        instances = self._detect({"image": tensor, "height": height, "width": width})
         detections = self._to_detections(instances, (height, width))
         end = time.perf_counter()
         timings = {
@@ -105,6 +106,18 @@ class PhotoPredictor:
         return run_manifest(reader.path, settings, self._weights)
 
     def _detect(self, item: dict[str, Any]) -> Any:
+        """See :meth:`_run`."""
+        try:
+            with torch.inference_mode():
+                return self._run(item)
+        except torch.cuda.OutOfMemoryError as error:
+            height, width = item["image"].shape[1:]
+            raise ConfigError(
+                f"The GPU's memory must hold the resized photo, {width} × {height} pixels do not "
+                f"fit. Lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, now {self._sides}."
+            ) from error
+
+    def _run(self, item: dict[str, Any]) -> Any:
         """The model's ``Instances`` in full-image pixels; masks as ``roi_masks`` if it has heads.
 
         Such a model would paste each mask into an image of its own: N times the photo.

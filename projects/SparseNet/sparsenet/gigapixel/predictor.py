@@ -48,8 +48,19 @@ __all__ = ["GigapixelPredictor", "GigapixelResult", "dataset_classes"]
 
 logger = logging.getLogger(__name__)
 
-# A tile in which more than this share of the proposals are detections may have lost some.
+# A tile with more than this share of the detections that a model can return may have lost some.
 _SATURATION = 0.9
+
+# Tile options that change no result, and those that matter only once all tile rows are there.
+_WITHOUT_EFFECT = ("batch_size",)
+_AFTER_ROWS = (
+    "merge",
+    "merge_iou",
+    "merge_containment",
+    "max_detections",
+    "hand_over",
+    "max_pixels",
+)
 
 
 @dataclass(eq=False)
@@ -68,8 +79,8 @@ class GigapixelPredictor:
         tile: Tiles, their selection, and merging.
         image_format: Channel order that the model expects, "RGB" or "BGR".
         pad_value: Three grey levels in ``image_format`` order; the model's pixel mean is neutral.
-        num_proposals: Detections that the model can return per tile; tiles that use more than
-            90 % of them are warned of. None does not check.
+        num_proposals: Detections that the model can return per tile, such as the proposals of
+            Sparse R-CNN; tiles that use more than 90 % of them are warned of. None does not check.
         device: See :class:`~sparsenet.gigapixel.tile_runner.RunOptions`, as the next three.
         use_bf16: Runs the model under autocast to bfloat16.
         channels_last: Lays out the model's weights for faster convolutions.
@@ -77,7 +88,8 @@ class GigapixelPredictor:
         shares_rows: Each process of ``torch.distributed`` runs a share of the tile rows; all must
             be called with the same images and return the same results. False: each process runs
             its images alone.
-        settings: What else than its weights decides on the model's outputs; for ``rows_folder``.
+        settings: What else than its weights decides on the model's outputs; for ``rows_folder``,
+            which needs it where the model has no weights: name the detector, its file and options.
     """
 
     model: Model
@@ -130,13 +142,14 @@ class GigapixelPredictor:
         if model is None:
             model, stored = build_trained_model(cfg)
         is_sparse_rcnn = cfg.MODEL.META_ARCHITECTURE == "SparseRCNN"
+        limit = max(0, cfg.TEST.DETECTIONS_PER_IMAGE) or None  # -1: no limit
         return cls(
             model,
             class_names=tuple(class_names or stored or dataset_classes(cfg)),
             tile=TileOptions.from_cfg(cfg),
             image_format=cfg.INPUT.FORMAT,
             pad_value=tuple(cfg.MODEL.PIXEL_MEAN),
-            num_proposals=cfg.MODEL.SparseRCNN.NUM_PROPOSALS if is_sparse_rcnn else None,
+            num_proposals=cfg.MODEL.SparseRCNN.NUM_PROPOSALS if is_sparse_rcnn else limit,
             settings=model_settings(cfg),
             **options,
         )
@@ -185,7 +198,9 @@ class GigapixelPredictor:
 
         Raises:
             ImageReadError: If the image cannot be read, is truncated, or too large.
-            ConfigError: If ``rows_folder`` is given and the image is no file.
+            AnnotationError: If the mask cannot be read or does not meet the image.
+            ConfigError: If ``rows_folder`` is given and the image is no file, or the model has
+                neither weights nor ``settings``; if a tile exceeds the GPU's memory.
             OutputError: If it cannot be written.
         """
         start = time.perf_counter()
@@ -216,8 +231,12 @@ class GigapixelPredictor:
         """What a result depends on: the image file, the options and the weights.
 
         Raises:
-            ConfigError: If the image is no file.
+            ConfigError: If the image is no file, or nothing tells the model from others.
         """
+        return self._manifest(reader, _WITHOUT_EFFECT)
+
+    def _manifest(self, reader: ImageReader, ignored: Sequence[str]) -> dict[str, Any]:
+        """:meth:`manifest`, the same for all values of the ignored tile options."""
         if not os.path.exists(reader.path):
             raise ConfigError(
                 f"Only tile rows of an image file can be kept, got {reader.path}. Pass a file, or "
@@ -225,8 +244,14 @@ class GigapixelPredictor:
             )
         if self._weights is None:
             self._weights = weights_hash(self.model)
+        if not (self._weights or self.settings):
+            raise ConfigError(
+                "Tile rows can only be kept of a model that can be told from others, got one "
+                "without weights. Say what it is, GigapixelPredictor(..., settings='yolox_nano, "
+                "score 0.3'), or pass rows_folder=None."
+            )
         settings = (
-            replace(self.tile, batch_size=1),  # may change from run to run
+            replace(self.tile, **{name: getattr(TileOptions, name) for name in ignored}),
             self.image_format,
             tuple(self.pad_value),
             self.use_bf16,
@@ -236,7 +261,7 @@ class GigapixelPredictor:
         return run_manifest(reader.path, settings, self._weights)
 
     def _open_store(self, reader: ImageReader, folder: str | os.PathLike[str]) -> RowStore:
-        manifest = self.manifest(reader)
+        manifest = self._manifest(reader, _WITHOUT_EFFECT + _AFTER_ROWS)
         if not self.shares_rows:
             return RowStore(folder, manifest)
         if comm.is_main_process():  # prepares the folder, the others find it prepared
@@ -273,22 +298,22 @@ class GigapixelPredictor:
         )
 
     def _count_saturated(self, found: Detections, grids: Sequence[TileGrid]) -> int:
-        """The number of tiles that used nearly all proposals; warns of them once."""
+        """The number of tiles with nearly all detections that they can have; warns of them once."""
         if self.num_proposals is None or not len(found):
             return 0
         counts = np.bincount(found.tile_ids)
         num_saturated = int((counts > _SATURATION * self.num_proposals).sum())
-        if num_saturated:
+        if num_saturated and (comm.is_main_process() or not self.shares_rows):
             worst = numbered_tile(int(counts.argmax()), grids)
             logger.warning(
-                "%d tiles are saturated: up to %d of %d proposals are detections above the score "
-                "threshold %g, so some objects may be missing; most in %s at downsample %d. Use "
-                "smaller tiles (TEST.TILE.SIZE), a finer downsample, or a model with more "
-                "proposals.",
+                "%d tiles are saturated: up to %d detections above the score threshold %g, of %d "
+                "that the model can return, so some objects may be missing; most in %s at "
+                "downsample %d. Use smaller tiles (TEST.TILE.SIZE), a finer downsample, or a model "
+                "with more proposals (other than Sparse R-CNN: TEST.DETECTIONS_PER_IMAGE).",
                 num_saturated,
                 counts.max(),
-                self.num_proposals,
                 self.tile.score_threshold,
+                self.num_proposals,
                 worst.window,
                 worst.downsample,
             )

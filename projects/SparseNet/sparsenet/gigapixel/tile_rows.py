@@ -7,11 +7,11 @@ manifest that says of what: rows of another image, configuration or weights are 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
 import os
-import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # of the row files; a change makes older ones unusable
 _HEADER_BYTES = 1 << 16
-_MANIFEST = "manifest.json"
+_MANIFEST = "tile_rows.json"
+_ROW = "downsample_{}_row_{}.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class RowCollector:
 
 
 class RowStore:
-    """A folder of finished tile rows.
+    """A folder of finished tile rows; other files in it stay as they are.
 
     Args:
         folder: Created where it does not exist.
@@ -117,7 +118,7 @@ class RowStore:
                     self.folder,
                     ", ".join(differs),
                 )
-            remove_rows(self.folder)
+            _remove_files(self.folder)
             write_json(make_folder(self.folder) / _MANIFEST, manifest)
 
     def save(self, row: TileRow) -> None:
@@ -153,18 +154,26 @@ class RowStore:
         )
 
     def _path(self, key: tuple[int, int]) -> Path:
-        return self.folder / f"downsample_{key[0]}_row_{key[1]}.npz"
+        return self.folder / _ROW.format(*key)
 
 
 def remove_rows(folder: Path) -> None:
-    """Removes the folder of a :class:`RowStore`, where there is one.
+    """Removes the files of a :class:`RowStore`, and its folder where nothing else is in it.
 
     Raises:
-        OutputError: If it cannot be removed.
+        OutputError: If they cannot be removed.
     """
+    _remove_files(folder)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
+
+
+def _remove_files(folder: Path) -> None:
+    """Removes rows, manifest, and what an interrupted write has left of them; nothing else."""
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
+        for name in (_ROW.format("*", "*"), _MANIFEST):
+            for path in (*folder.glob(name), *folder.glob(f".{name}.*.part")):
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{folder}: old tile rows cannot be removed ({error}). Remove them yourself."
@@ -197,12 +206,11 @@ def run_manifest(path: str, settings: Sequence[Any], weights: str) -> dict[str, 
 
 
 def model_settings(cfg: CfgNode) -> str:
-    """All of ``cfg.MODEL`` but where it runs and where its weights lie."""
+    """``cfg.MODEL``, but for where it runs and where its weights lie, and its detections' limit."""
     node = cfg.MODEL.clone()
     node.defrost()
     node.WEIGHTS = node.DEVICE = ""
-    settings: str = node.dump()
-    return settings
+    return f"{node.dump()}TEST.DETECTIONS_PER_IMAGE: {cfg.TEST.DETECTIONS_PER_IMAGE}\n"
 
 
 def file_hash(path: str) -> str:
@@ -211,12 +219,12 @@ def file_hash(path: str) -> str:
 
 
 def weights_hash(model: Any) -> str:
-    """A hash of all parameters and buffers; of the ``repr`` of a callable without any."""
+    """A hash of all parameters and buffers; empty for a model without any."""
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    if not weights:
+        return ""
     digest = hashlib.sha256()
-    if not isinstance(model, nn.Module):
-        digest.update(repr(model).encode())
-        return digest.hexdigest()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.tile_batch import TileBatch
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class RunOptions:
 class TileRunner:
     """A model in evaluation mode that takes batches of tiles.
 
-    Where a batch exceeds the GPU's memory, it is split, and later batches with it.
+    Where a batch exceeds the GPU's memory, it is split, and later batches with it. A tile that
+    exceeds it alone is a :class:`ConfigError`.
 
     Args:
         model: The detector; a callable that is no ``nn.Module`` is called as it is.
@@ -59,21 +61,30 @@ class TileRunner:
         start = 0
         while start < len(batch.tiles):
             part = batch.part(start, start + self.batch_limit)
-            outputs = self._try(part)
+            num_run = self._num_run(part)
+            outputs = self._try(part, num_run)
             if outputs is None:
-                self._halve(len(part.tiles))
+                self._halve(num_run)
                 continue
             yield part, outputs
             start += len(part.tiles)
 
-    def _try(self, batch: TileBatch) -> list[dict[str, Any]] | None:
+    def _num_run(self, batch: TileBatch) -> int:
+        """Tiles that run at once; a compiled model's batches are filled up."""
+        return self.batch_limit if self._options.use_compile else len(batch.tiles)
+
+    def _try(self, batch: TileBatch, num_run: int) -> list[dict[str, Any]] | None:
         """The model's outputs, or None where several tiles at once exceed the GPU's memory."""
         try:
-            return self._run(batch.pixels)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch.tiles) == 1:
-                raise
-            return None
+            return self._run(batch.pixels, num_run)
+        except torch.cuda.OutOfMemoryError as error:
+            if num_run > 1:
+                return None
+            height, width = batch.pixels.shape[-2:]
+            raise ConfigError(
+                f"The GPU's memory must hold at least one tile, {width} × {height} pixels do not "
+                "fit. Lower TEST.TILE.SIZE, or use a GPU with more memory that is free."
+            ) from error
 
     def _halve(self, num_tiles: int) -> None:
         torch.cuda.empty_cache()
@@ -85,12 +96,12 @@ class TileRunner:
             self.batch_limit,
         )
 
-    def _run(self, pixels: torch.Tensor) -> list[dict[str, Any]]:
+    def _run(self, pixels: torch.Tensor, num_run: int) -> list[dict[str, Any]]:
         num_tiles = len(pixels)
         device = self.device
-        if self._options.use_compile and num_tiles < self.batch_limit:
-            filling = pixels[-1:].expand(self.batch_limit - num_tiles, -1, -1, -1)
-            pixels = torch.cat([pixels, filling])  # (batch_limit, 3, H, W)
+        if num_tiles < num_run:
+            filling = pixels[-1:].expand(num_run - num_tiles, -1, -1, -1)
+            pixels = torch.cat([pixels, filling])  # (num_run, 3, H, W)
         if device.type == "cuda":
             pixels = pixels.to(device, non_blocking=True)
         height, width = pixels.shape[-2:]

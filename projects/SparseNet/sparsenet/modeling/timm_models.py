@@ -34,6 +34,26 @@ def import_timm() -> Any:
     return timm
 
 
+def published_config(name: str) -> Any:
+    """What timm's registry says of a model and its published weights: ``PretrainedCfg``.
+
+    Raises:
+        ConfigError: If there is no such model, or no such weights of it.
+        MissingDependencyError: If timm is not installed.
+    """
+    timm = import_timm()
+    try:
+        if timm.is_model(name):
+            return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError:  # the model has no weights of this tag
+        pass
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    near = difflib.get_close_matches(name, names, n=4) or ["lsnet_t"]
+    raise ConfigError(
+        f"The model must be one of timm's registry, got {name!r}. Near: {', '.join(near)}."
+    )
+
+
 def create_classifier(
     name: str,
     num_classes: int,
@@ -53,16 +73,11 @@ def create_classifier(
         ConfigError: If there is no such model, it does not take an option, or has no weights there.
         CheckpointError: If the weights cannot be fetched.
     """
-    timm = import_timm()
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4) or ["lsnet_t"]
-        raise ConfigError(
-            f"The model must be one of timm's registry, got {name!r}. Near: {', '.join(near)}."
-        )
-    if pretrained and not timm.get_pretrained_cfg(name).has_weights:
+    published = published_config(name)
+    if pretrained and not published.has_weights:
         raise ConfigError(f"timm's hub must have weights of {name}, it has none. Name a file.")
     try:
-        return timm.create_model(
+        return import_timm().create_model(
             name, pretrained=pretrained, num_classes=num_classes, **(options or {})
         )
     except TypeError as error:
@@ -91,7 +106,7 @@ def load_classifier_state(
     if isinstance(model, LSNetClassifier):
         state = checkpoint_filter_fn({"model": state}, model)
     report = copy_state(model, state, source=source)
-    heads = _head_names(model) if new_head else ()
+    heads = head_names(model) if new_head else ()
     wrong = [
         key
         for key in (*report.missing, *report.unexpected, *report.wrong_shape)
@@ -104,6 +119,7 @@ def load_classifier_state(
         )
 
 
-def _head_names(model: nn.Module) -> tuple[str, ...]:
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Of the layers that turn embeddings into logits."""
     names = model.default_cfg["classifier"]
     return (names,) if isinstance(names, str) else tuple(names)

@@ -107,6 +107,18 @@ class TimmBackbone(Backbone):
         needed, fixed = (_gradients(xs, parameters) for xs in (maps, frozen))
         for parameter, is_needed, is_fixed in zip(parameters, needed, fixed):
             parameter.requires_grad_(is_needed is not None and is_fixed is None)
+        _freeze_norms(self.model)
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    """Batch norms whose weights do not learn keep their statistics, too."""
+    from timm.layers import freeze_batch_norm_2d
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            is_norm = isinstance(child, nn.BatchNorm2d) and child.affine
+            if is_norm and not child.weight.requires_grad:
+                parent.add_module(name, freeze_batch_norm_2d(child))
 
 
 def _gradients(maps: list[Tensor], parameters: list[nn.Parameter]) -> Sequence[Tensor | None]:

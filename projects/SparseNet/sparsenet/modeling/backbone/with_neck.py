@@ -11,6 +11,7 @@ from sparsenet.errors import ConfigError
 from sparsenet.modeling.neck import BiFPN, PANet
 
 NECKS = ("fpn", "panet", "bifpn")
+NUM_LAYERS = 3  # the default of the configuration
 
 
 @BACKBONE_REGISTRY.register()
@@ -37,7 +38,8 @@ def add_neck(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
     the coarsest is pooled to one level more.
 
     Raises:
-        ConfigError: If there is no such neck, or the backbone has none of the maps.
+        ConfigError: If there is no such neck, it has no such option, or the backbone has none of
+            the maps.
     """
     node, shapes = cfg.MODEL.FPN, bottom_up.output_shape()
     in_features = list(node.IN_FEATURES) or list(shapes)
@@ -50,6 +52,7 @@ def add_neck(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
             "MODEL.FPN.IN_FEATURES must name two or more maps of the backbone, each of twice the "
             f"stride before, got {in_features}. There are {found}."
         )
+    _require_no_idle_options(cfg)
     options = {"norm": node.NORM}
     if cfg.MODEL.NECK.NAME == "bifpn":
         options["num_layers"] = cfg.MODEL.NECK.NUM_LAYERS
@@ -64,3 +67,18 @@ def add_neck(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
     raise ConfigError(
         f"MODEL.NECK.NAME must be one of {', '.join(NECKS)}, got {cfg.MODEL.NECK.NAME!r}."
     )
+
+
+def _require_no_idle_options(cfg: CfgNode) -> None:
+    """Raises ConfigError for a value, other than the default, of an option of other necks."""
+    is_bifpn = cfg.MODEL.NECK.NAME == "bifpn"
+    if is_bifpn and cfg.MODEL.FPN.FUSE_TYPE != "sum":
+        raise ConfigError(
+            "MODEL.FPN.FUSE_TYPE must be sum for a bifpn, which weights the maps by itself, got "
+            f"{cfg.MODEL.FPN.FUSE_TYPE!r}."
+        )
+    if not is_bifpn and cfg.MODEL.NECK.NUM_LAYERS != NUM_LAYERS:
+        raise ConfigError(
+            f"MODEL.NECK.NUM_LAYERS is of a bifpn alone and must be {NUM_LAYERS} for other necks, "
+            f"got {cfg.MODEL.NECK.NUM_LAYERS} with MODEL.NECK.NAME {cfg.MODEL.NECK.NAME!r}."
+        )
