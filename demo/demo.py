@@ -24,7 +24,7 @@ import torch
 import sparsenet
 from sparsenet.config import load_config
 from sparsenet.engine.detection import DetectionJob, run_detection
-from sparsenet.errors import SparseNetError
+from sparsenet.errors import ConfigError, SparseNetError
 from sparsenet.gigapixel.exports import FORMATS
 from sparsenet.gigapixel.merge import METHODS
 from sparsenet.gigapixel.options import SELECT_MODES
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sparsenet.demo")
 
+# What tells how tiles run, and has no meaning for an image that is detected in as a whole.
+_TILE_FLAGS = ("select", "mask", "max_tiles", "merge", "bf16", "channels_last", "compile")
+_MAX_TILES_HELP = (
+    "tiles in all, the best first; those of the coarsest downsample always run, whatever their "
+    "number; needs --select coarse_to_fine"
+)
 _EXPORT_HELP = f"files to write (default: {', '.join(ReportOptions.formats)}): {', '.join(FORMATS)}"
 
 
@@ -50,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on where an earlier run was interrupted")
     add("--select", choices=SELECT_MODES, help="which tiles run (default: TEST.TILE.SELECT)")
     add("--mask", metavar="FILE", help="GeoJSON polygons or a mask image: look only there")
-    add("--max-tiles", type=int, help="run at most this many tiles, the best first")
+    add("--max-tiles", type=int, help=_MAX_TILES_HELP)
     add(
         "--num-gpus",
         "--num-processes",
@@ -79,6 +85,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     tile = cfg.TEST.TILE
+    _check_tile_flags(args, tile.ENABLED)
+    tile.SCORE_THRESHOLD = min(tile.SCORE_THRESHOLD, args.confidence_threshold)
     if args.max_pixels is not None:
         tile.MAX_PIXELS = int(args.max_pixels)
     if args.mask is not None:
@@ -90,6 +98,15 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     tile.MERGE = args.merge or tile.MERGE
     cfg.freeze()
     return cfg
+
+
+def _check_tile_flags(args: argparse.Namespace, is_tiled: bool) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in _TILE_FLAGS if getattr(args, name)]
+    if given and not is_tiled:
+        raise ConfigError(
+            f"{', '.join(given)} must go with detection tile by tile, but TEST.TILE.ENABLED is "
+            "False. Leave it out, or add --opts TEST.TILE.ENABLED True."
+        )
 
 
 def read_job(args: argparse.Namespace) -> DetectionJob:

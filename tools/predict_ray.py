@@ -48,8 +48,11 @@ def read_job(args: argparse.Namespace) -> DetectionJob:
     cfg = load_config(args.config_file, args.opts)
     if not args.gpus_per_worker:
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.WEIGHTS:
-        cfg.MODEL.WEIGHTS = str(Path(cfg.MODEL.WEIGHTS).resolve())
+    tile = cfg.TEST.TILE
+    tile.SCORE_THRESHOLD = min(tile.SCORE_THRESHOLD, args.confidence_threshold)
+    for node, key in ((cfg.MODEL, "WEIGHTS"), (tile.SELECTION, "MASK")):
+        if node[key]:  # workers run elsewhere
+            node[key] = str(Path(node[key]).absolute())
     cfg.freeze()
     return DetectionJob(
         cfg=cfg,

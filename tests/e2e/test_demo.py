@@ -106,6 +106,15 @@ def test_the_threshold_hides_but_coco_results_keep(files):
     assert not (folder / "viewer").exists()
 
 
+@pytest.mark.parametrize("is_tiled", ["True", "False"])
+def test_a_low_threshold_reaches_below_that_of_the_tiles(files, is_tiled):
+    weights = torch.load(files / "paint.pth")
+    torch.save(weights | {"model": {"score": torch.tensor(0.02)}}, files / "paint.pth")
+    arguments = ("--input", files / "images", "--confidence-threshold", 0.01, "--no-viewer")
+    assert run_demo(files, *arguments, opts=("TEST.TILE.ENABLED", is_tiled)) == 0
+    assert len(found_boxes(files / "out" / "painted")) == 4
+
+
 def test_selection_merging_formats_and_log(files):
     status = run_demo(
         files, "--input", files / "images", "--select", "coarse_to_fine", "--merge", "seam",
@@ -192,6 +201,19 @@ def test_pickled_weights_need_trust(files, capsys):
     arguments = ("--input", files / "images", "--no-viewer", "--trust-checkpoint")
     assert run_demo(files, *arguments, opts=opts) == 0
     assert len(found_boxes(files / "out" / "painted")) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--select", "coarse_to_fine"), ("--mask", "area.geojson"), ("--max-tiles", 9),
+        ("--merge", "nms"), ("--bf16",), ("--channels-last",), ("--compile",),
+    ],
+)  # fmt: skip
+def test_flags_of_tiles_are_refused_for_whole_photos(files, arguments, capsys):
+    opts = ("TEST.TILE.ENABLED", "False")
+    assert run_demo(files, "--input", files / "images", *arguments, opts=opts) == 2
+    assert f"error: {arguments[0]} must go with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

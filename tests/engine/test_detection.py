@@ -1,6 +1,8 @@
 """Files through the engine: resuming after a kill, several processes, several machines."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import torch
 from detection_job import detections, make_job
 
 from sparsenet.engine.detection import ImageDetector, build_predictor, run_detection
-from sparsenet.errors import ImageReadError
+from sparsenet.errors import ImageReadError, OutputError
 
 pytest.importorskip("pyvips", reason="needs the extra sparsenet[gigapixel]")
 
@@ -83,6 +85,50 @@ def test_finished_images_are_left_and_other_options_start_anew(tmp_path):
         assert counter.num_run > 0
 
 
+def test_other_class_names_make_a_result_of_its_own(tmp_path):
+    job = make_job(tmp_path, resume=True)
+    detect(job, Counter())
+    weights = torch.load(job.cfg.MODEL.WEIGHTS)
+    torch.save(weights | {"class_names": ["d", "e", "f"]}, job.cfg.MODEL.WEIGHTS)
+    counter = Counter()
+    detect(job, counter)
+    assert counter.last is not None
+    summary = json.loads((job.output / "0/summary.json").read_text())
+    assert set(summary["counts"]) <= {"d", "e", "f"}
+
+
+def test_only_the_process_that_writes_tells_of_a_finished_image(tmp_path):
+    job = make_job(tmp_path, resume=True)
+    predictor = build_predictor(job.cfg)
+    arguments = (tmp_path / "images/0.png", tmp_path / "out/0")
+    summary = ImageDetector(job, predictor).detect(*arguments)
+    assert ImageDetector(job, predictor).detect(*arguments) == summary
+    assert ImageDetector(job, predictor, writes=False).detect(*arguments) is None
+
+
+class GrowingFolder(tuple):
+    """Inputs: a folder that has one more image each time it is listed."""
+
+    def __iter__(self):
+        folder = Path(self[0])
+        shutil.copy(folder / "0.png", folder / f"{len(list(folder.iterdir()))}.png")
+        return super().__iter__()
+
+
+def test_inputs_are_listed_once(tmp_path):
+    """Several processes that each listed them would take shares of different lists."""
+    job = make_job(tmp_path, select="all")
+    run = run_detection(replace(job, inputs=GrowingFolder(job.inputs)))
+    assert [Path(s["folder"]).name for s in run.summaries] == ["0", "1"]
+
+
+def test_a_folder_in_the_way_is_told(tmp_path):
+    job = make_job(tmp_path)
+    (tmp_path / "out/0/finished.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"finished\.json: what an earlier run left cannot be"):
+        detect(job, Counter())
+
+
 def test_without_resume_old_rows_are_not_used(tmp_path):
     job = make_job(tmp_path)
     with pytest.raises(Interrupted):
@@ -132,10 +178,11 @@ def test_kill_9_and_resume_give_the_same_and_run_no_row_twice(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on the CPU")
 @pytest.mark.parametrize(("num_images", "select"), [(1, "coarse_to_fine"), (1, "all"), (3, "all")])
-def test_two_processes_find_the_same_as_one(tmp_path, num_images, select):
+def test_two_processes_find_the_same_as_one(tmp_path, num_images, select, capfd):
     job = make_job(tmp_path, num_images, select=select)
     one = run_detection(replace(job, output=tmp_path / "one"))
     two = run_detection(replace(job, output=tmp_path / "two"), num_processes=2)
+    assert capfd.readouterr().err.count("tiles are saturated") == num_images  # each told once
     assert len(one.summaries) == len(two.summaries) == num_images
     for first, second in zip(one.summaries, two.summaries):
         assert Path(first["folder"]).name == Path(second["folder"]).name
@@ -145,7 +192,7 @@ def test_two_processes_find_the_same_as_one(tmp_path, num_images, select):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on the CPU")
-def test_a_truncated_image_fails_in_all_processes_that_share_it(tmp_path):
+def test_a_truncated_image_fails_in_all_processes_that_share_it(tmp_path, capfd):
     """Only the one with the lower rows meets the damage; the other must not wait for it."""
     job = make_job(tmp_path, select="all")
     image = cv2.imread(str(tmp_path / "images/0.png"))
@@ -155,3 +202,4 @@ def test_a_truncated_image_fails_in_all_processes_that_share_it(tmp_path):
     run = run_detection(job, num_processes=2)
     assert not run.summaries
     assert "truncated" in run.failures[0][1]
+    assert capfd.readouterr().err.count("ERROR sparsenet.engine.detection") == 1

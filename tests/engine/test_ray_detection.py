@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from detection_job import detections, make_job
 
 from sparsenet.engine.detection import run_detection
+from sparsenet.engine.processes import ProcessError
 from sparsenet.engine.ray_detection import RayWorkers, run_ray_detection
 from sparsenet.errors import ImageReadError
 
@@ -22,8 +24,10 @@ def test_two_workers_find_the_same_and_leave_what_is_finished(tmp_path, monkeypa
     pytest.importorskip("ray.data", reason="needs the extra sparsenet[ray]")
     job = make_job(tmp_path, num_images=3)
     (tmp_path / "images/broken.png").write_bytes(b"no image")
+    (tmp_path / "images/2.png").rename(tmp_path / "stored")  # results go by the link's name
+    (tmp_path / "images/2.png").symlink_to(tmp_path / "stored")
     here = run_detection(job).summaries
-    job = make_job(tmp_path, num_images=3, output=tmp_path / "ray")
+    job = replace(job, output=tmp_path / "ray")
     # For the workers: where the small model's module lies, and no lower priority than ours.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("RAY_worker_niceness", "0")
@@ -52,3 +56,10 @@ def test_inputs_are_checked_before_a_cluster_is_asked_for(tmp_path):
     job = make_job(tmp_path, num_images=0)
     with pytest.raises(ImageReadError, match="has none"):
         run_ray_detection(job, RayWorkers())
+
+
+def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
+    pytest.importorskip("ray.data", reason="needs the extra sparsenet[ray]")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ProcessError, match="Start one with `ray start"):
+        run_ray_detection(make_job(tmp_path), RayWorkers(address="auto"))

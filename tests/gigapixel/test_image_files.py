@@ -56,3 +56,9 @@ def test_result_folders_are_unique():
     paths = [Path(p) for p in ("a/x.jpg", "a/x.png", "b/x.jpg", "b/y.tif")]
     folders = result_folders(paths, Path("out"))
     assert [str(f) for f in folders] == ["out/x_jpg", "out/x_png", "out/x_jpg_2", "out/y"]
+
+
+def test_result_folders_of_many_images_of_one_name():
+    paths = [Path(p) for p in ("a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x_jpg_2.tif", "e/x_jpg.tif")]
+    names = [folder.name for folder in result_folders(paths, Path("out"))]
+    assert names == ["x_jpg", "x_jpg_2", "x_jpg_3", "x_jpg_2_2", "x_jpg_4"]

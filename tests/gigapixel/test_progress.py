@@ -1,12 +1,13 @@
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from blob_detector import BlobDetector, plant
 
 from sparsenet.errors import OutputError
 from sparsenet.gigapixel import GigapixelPredictor, TileOptions
-from sparsenet.gigapixel.progress import JsonLog, ProgressBar, ProgressTracker
+from sparsenet.gigapixel.progress import JsonLog, ProgressBar, ProgressEvent, ProgressTracker
 
 TILE = TileOptions(size=128, overlap=48, batch_size=4)
 
@@ -63,3 +64,10 @@ def test_the_log_is_json_lines_and_is_appended_to(tmp_path):
 def test_a_log_that_cannot_be_written_is_told_at_once(tmp_path):
     with pytest.raises(OutputError, match="--log-json"):
         JsonLog(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_told():
+    log = JsonLog("/dev/full")
+    with pytest.raises(OutputError, match="Make space"):
+        log(ProgressEvent("start", "a.jpg"))

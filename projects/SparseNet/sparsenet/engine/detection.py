@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from sparsenet.engine.processes import run_processes
-from sparsenet.errors import ImageReadError
+from sparsenet.engine.processes import all_gather, run_processes
+from sparsenet.errors import ImageReadError, OutputError
 from sparsenet.gigapixel.exports.files import make_folder, read_json, write_json
 from sparsenet.gigapixel.image_files import find_images, result_folders
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
@@ -39,6 +39,11 @@ _SUMMARY = "summary.json"  # of save_report
 
 class Predictor(Protocol):
     """What detects in one image, by tiles or as a whole."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names by class index; may be empty."""
+        ...
 
     def __call__(
         self,
@@ -144,14 +149,15 @@ def run_detection(
         SparseNetError: If a folder or pattern holds no image, the weights do not fit, the results
             cannot be written, or a process ends early.
     """
-    find_images(job.inputs)  # before processes start and weights are read
+    paths = find_images(job.inputs)  # once: a folder may grow
     make_folder(job.output)
-    return run_processes(_detect_share, num_processes, job, on_result)
+    return run_processes(_detect_share, num_processes, job, paths, on_result)
 
 
-def _detect_share(job: DetectionJob, on_result: OnResult | None) -> DetectionRun:
+def _detect_share(
+    job: DetectionJob, paths: Sequence[Path], on_result: OnResult | None
+) -> DetectionRun:
     """Runs in every process; the main one gets what became of all files."""
-    paths = find_images(job.inputs)
     folders = result_folders(paths, job.output)
     rank, num_processes = comm.get_rank(), comm.get_world_size()
     shares_rows = len(paths) < num_processes and job.cfg.TEST.TILE.ENABLED
@@ -166,14 +172,15 @@ def _detect_share(job: DetectionJob, on_result: OnResult | None) -> DetectionRun
         try:
             summary = worker.detect(path, folder)
         except ImageReadError as error:
-            logger.error("%s", error)
+            if writes:
+                logger.error("%s", error)
             run.failures.append((path, str(error)))
             continue
         if summary is not None:
             run.summaries.append(summary)
             if on_result is not None:
                 on_result(summary)
-    runs = [run] if shares_rows else comm.all_gather(run)
+    runs = [run] if shares_rows else all_gather(run)
     order = {str(folder): index for index, folder in enumerate(folders)}
     return DetectionRun(
         sorted((s for r in runs for s in r.summaries), key=lambda s: order[s["folder"]]),
@@ -225,15 +232,15 @@ class ImageDetector:
             OutputError: If the report cannot be written.
         """
         reader = open_image(path, max_pixels=self._job.cfg.TEST.TILE.MAX_PIXELS)
-        report = replace(self._job.report, progress=False)
-        made_from = {**self._predictor.manifest(reader), "report": repr(report)}
+        made_from = self._made_from(reader)
         is_finished = read_json(folder / _FINISHED) == made_from and (folder / _SUMMARY).is_file()
         if self._job.resume and is_finished:
-            logger.info("%s is finished already, see %s.", path, folder)
-            return read_summary(folder)
+            if self._writes:
+                logger.info("%s is finished already, see %s.", path, folder)
+            return self._summary(folder)
         rows = folder / _ROWS
         if self._writes:
-            (folder / _FINISHED).unlink(missing_ok=True)
+            _remove_file(folder / _FINISHED)
             if not self._job.resume:
                 remove_rows(rows)
         result = self._predictor(
@@ -242,12 +249,32 @@ class ImageDetector:
             on_progress=self._log,
             rows_folder=rows,
         )
-        if not self._writes:
-            return None
-        save_report(result, reader, folder, self._job.report)
-        write_json(folder / _FINISHED, made_from)
-        remove_rows(rows)
-        return read_summary(folder)
+        if self._writes:
+            save_report(result, reader, folder, self._job.report)
+            write_json(folder / _FINISHED, made_from)
+            remove_rows(rows)
+        return self._summary(folder)
+
+    def _made_from(self, reader: ImageReader) -> dict[str, Any]:
+        """All that a report depends on."""
+        return {
+            **self._predictor.manifest(reader),
+            "class_names": list(self._predictor.class_names),
+            "report": repr(replace(self._job.report, progress=False)),
+        }
+
+    def _summary(self, folder: Path) -> dict[str, Any] | None:
+        return read_summary(folder) if self._writes else None
+
+
+def _remove_file(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: what an earlier run left cannot be removed ({error}). Remove it yourself, or "
+            "choose another --output."
+        ) from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

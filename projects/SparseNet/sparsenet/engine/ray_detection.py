@@ -7,6 +7,8 @@ system that all machines share; a run that was interrupted goes on from what is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,20 +57,17 @@ def run_ray_detection(
         on_result: Called here with each summary as it comes.
 
     Raises:
-        SparseNetError: If a folder or pattern holds no image, the results cannot be written, or a
-            worker fails.
+        SparseNetError: If a folder or pattern holds no image, or the results cannot be written.
+        ProcessError: If no cluster is found, or a worker fails.
         MissingDependencyError: If Ray is not installed.
     """
     ray = _import_ray()
-    paths = [path.resolve() for path in find_images(job.inputs)]
-    folders = result_folders(paths, make_folder(job.output).resolve())
+    paths = [path.absolute() for path in find_images(job.inputs)]
+    folders = result_folders(paths, make_folder(job.output).absolute())
     job = replace(job, resume=True, report=replace(job.report, progress=False), log_json=None)
     items = [{"path": str(path), "folder": str(folder)} for path, folder in zip(paths, folders)]
     run = DetectionRun()
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        ray.init(address=workers.address, log_to_driver=False)
-    try:
+    with _cluster(ray, workers.address):
         done = ray.data.from_items(items, override_num_blocks=len(items)).map(
             _Worker,
             fn_constructor_args=(job,),
@@ -78,13 +77,6 @@ def run_ray_detection(
         )
         for row in done.iter_rows():
             _note(row, run, on_result)
-    except ray.exceptions.RayError as error:
-        raise ProcessError(
-            f"All workers must finish, one did not: {error} Run again to go on from what is done."
-        ) from error
-    finally:
-        if is_ours:
-            ray.shutdown()
     return run
 
 
@@ -113,6 +105,33 @@ class _Worker:
         except ImageReadError as raised:
             error = str(raised)
         return {**row, "error": error}
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Joins a cluster and leaves it again, unless the caller has joined one; tells what failed."""
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        _join_cluster(ray, address)
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ProcessError(
+            f"All workers must finish, one did not: {error} Run again to go on from what is done."
+        ) from error
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _join_cluster(ray: Any, address: str | None) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except ConnectionError as error:
+        raise ProcessError(
+            f"--address must be that of a running Ray cluster, none was found at {address!r} "
+            f"({error}). Start one with `ray start --head`, or leave --address out."
+        ) from error
 
 
 def _import_ray() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from sparsenet.errors import ImageReadError
@@ -51,9 +52,9 @@ def _is_image(path: Path) -> bool:
 def result_folders(paths: Sequence[Path], output: Path) -> list[Path]:
     """One folder per image below ``output``: its stem, made unique where stems repeat."""
     stems = Counter(path.stem for path in paths)
-    names: list[str] = []
+    taken: dict[str, None] = {}  # in the order of the paths
     for path in paths:
         name = path.stem if stems[path.stem] == 1 else path.name.replace(".", "_")
-        is_taken = name in names
-        names.append(f"{name}_{names.count(name) + 1}" if is_taken else name)
-    return [output / name for name in names]
+        candidates = chain([name], (f"{name}_{number}" for number in count(2)))
+        taken[next(c for c in candidates if c not in taken)] = None
+    return [output / name for name in taken]

@@ -135,18 +135,12 @@ class JsonLog:
         path: The file; created, with its folder, where it does not exist.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If it cannot be written, at once or later.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.open("a").close()
-        except OSError as error:
-            raise OutputError(
-                f"{self._path}: the log cannot be written ({error}). Choose another --log-json."
-            ) from error
+        self._append("")
 
     def __call__(self, event: ProgressEvent) -> None:
         rates = {
@@ -154,5 +148,15 @@ class JsonLog:
             "megapixels_per_second": round(event.megapixels_per_second, 3),
         }
         line = {"time": round(time.time(), 3), **asdict(event), **rates}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._append(json.dumps(line, allow_nan=False) + "\n")
+
+    def _append(self, text: str) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: the log cannot be written ({error}). Make space, or choose another "
+                "--log-json."
+            ) from error
