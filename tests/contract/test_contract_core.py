@@ -193,6 +193,7 @@ assert rank == 1 or (mean["a"].item(), mean["b"].item()) == (5.0, 1.5)
 seeds = comm.all_gather(comm.shared_random_seed())
 assert seeds[0] == seeds[1]
 comm.synchronize()
+dist.destroy_process_group()  # gloo's threads may else abort the interpreter's end
 """
 
 
