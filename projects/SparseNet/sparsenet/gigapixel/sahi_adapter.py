@@ -42,6 +42,8 @@ class SparseNetDetectionModel(DetectionModel):
         ConfigError: If there is neither a model nor a configuration.
     """
 
+    category_mapping: dict[str, str] | None  # SAHI's, set by its constructor
+
     def load_model(self) -> None:
         """Builds the predictor from ``config_path`` and ``model_path``."""
         if self.config_path is None:
