@@ -1,1 +1,1 @@
-"""Commands. A package, so that the real Detectron2, which installs one of this name, does not hide it."""
+"""Commands. A package, or else the real Detectron2, which installs one of this name, hides it."""
