@@ -61,7 +61,7 @@ def measure_heads(
     except RuntimeError as error:
         raise CheckpointError(f"The peer must take the weights of the head: {error}") from error
     heads = {OURS: model.head, PEER: peer.to(options.device)}
-    inputs = _head_inputs(model, batch)
+    inputs = tuple(_spread_boxes(each) for each in _head_inputs(model, batch))
     with torch.no_grad():
         first, second = (_tensors(head.eval()(*inputs))[0] for head in heads.values())
     variants = {
@@ -94,6 +94,21 @@ def _head_inputs(model: nn.Module, batch: list[dict[str, Any]]) -> tuple[Any, ..
     finally:
         hook.remove()
     return seen[0]
+
+
+def _spread_boxes(inputs: Any) -> Any:
+    """First boxes (N, P, 4) as a trained model has them: of all sizes, within the same hull.
+
+    Those of an untrained model with learned proposals all are the image: one level is pooled.
+    """
+    if not (isinstance(inputs, Tensor) and inputs.dim() == 3 and inputs.shape[-1] == 4):
+        return inputs
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(2, *inputs.shape[:2], 2, generator=generator).to(inputs)
+    hull = inputs.flatten(0, 1)[:, 2:].amax(dim=0)  # (2,)
+    sides = (0.02 + 0.6 * shares[0] ** 3) * hull  # (N, P, 2)
+    low = shares[1] * (hull - sides)
+    return torch.cat([low, low + sides], dim=-1)
 
 
 def _inference(
