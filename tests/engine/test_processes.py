@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from sparsenet.engine.processes import ProcessError, _patient_group, all_gather, run_processes
+from sparsenet.engine.processes import ProcessError, run_processes
 from sparsenet.errors import ConfigError, ImageReadError
+from sparsenet.gigapixel.patient_gather import all_gather, patient_group
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts processes on the CPU")
 
@@ -23,7 +24,7 @@ def gather_ranks(offset):
 
 def read_timeouts():
     """Of the group of all processes, and of the one of ``all_gather``."""
-    groups = (dist.group.WORLD, _patient_group())
+    groups = (dist.group.WORLD, patient_group())
     return [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
 
 

@@ -159,7 +159,8 @@ def test_processes_share_what_an_earlier_run_has_left(tmp_path, monkeypatch, ran
     monkeypatch.setattr(comm, "get_rank", lambda: rank)
     monkeypatch.setattr(comm, "is_main_process", lambda: rank == 0)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(comm, "all_gather", gather)
+    for module in ("image_run", "row_shares"):
+        monkeypatch.setattr(f"sparsenet.gigapixel.{module}.all_gather", gather)
     events = []
     run = run_of(TILE, store=store, shares_rows=True, listeners=[events.append])
     run.detect()

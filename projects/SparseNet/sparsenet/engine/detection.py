@@ -13,10 +13,11 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from sparsenet.engine.processes import all_gather, run_processes
+from sparsenet.engine.processes import run_processes
 from sparsenet.errors import ImageReadError, OutputError
 from sparsenet.gigapixel.exports.files import make_folder, read_json, write_json
 from sparsenet.gigapixel.image_files import find_images, result_folders
+from sparsenet.gigapixel.patient_gather import all_gather
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
 from sparsenet.gigapixel.predictor import (
     GigapixelPredictor,

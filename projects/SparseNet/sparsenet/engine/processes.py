@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import pickle
 import tempfile
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from sparsenet.errors import ConfigError, SparseNetError
+from sparsenet.gigapixel.patient_gather import PATIENCE, patient_group
 
 T = TypeVar("T")
-
-# How long a process waits for another, which may be at a gigapixel image for hours. One that fails
-# ends all at once. PyTorch counts milliseconds, in places in 32 bits: less than 24.8 days.
-_PATIENCE = timedelta(days=20)
 
 
 class ProcessError(SparseNetError, RuntimeError):
@@ -63,26 +57,12 @@ def run_processes(function: Callable[..., T], num_processes: int, *args: object)
                 num_processes,
                 dist_url="auto",
                 args=(function, args, folder, num_processes, logging.getLogger().level),
-                timeout=_PATIENCE,
+                timeout=PATIENCE,
             )
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _reason(Path(folder), error) from None
         result: T = pickle.loads((Path(folder) / "result").read_bytes())  # our own, just written
         return result
-
-
-def all_gather(value: T) -> list[T]:
-    """The picklable ``value`` of every process, in every process, however late the last one is."""
-    if comm.get_world_size() == 1:
-        return [value]
-    gathered: list[T] = comm.all_gather(value, _patient_group())
-    return gathered
-
-
-@functools.lru_cache
-def _patient_group() -> Any:
-    """Detectron2's own group for objects gives up after 30 minutes on GPUs, whatever it is told."""
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def _call(
@@ -97,7 +77,7 @@ def _call(
         level=log_level if comm.is_main_process() else max(log_level, logging.WARNING),
         format="%(levelname)s %(name)s: %(message)s",
     )
-    _patient_group()  # now, while no process is late
+    patient_group()  # now, while no process is late
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
     try:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
 from sparsenet.data.image_record import ImageRecord
 from sparsenet.errors import DatasetError
+from sparsenet.evaluation.by_image import gather_by_image, require_known_classes
 from sparsenet.evaluation.miss_rate import NOTHING, ImageMatches, crowd_metrics, match_image
 
 logger = logging.getLogger(__name__)
@@ -63,17 +63,13 @@ class CrowdEvaluator(DatasetEvaluator):
                     f"{len(self._records)} images. Evaluate the dataset that was detected in."
                 )
             instances = output["instances"].to("cpu")
-            highest = int(instances.pred_classes.max()) if len(instances) else 0
-            if highest >= len(self._class_names):
-                raise DatasetError(
-                    f"Predicted classes must be below the {len(self._class_names)} classes of "
-                    f"{self._name!r}, got {highest}. Check MODEL.SparseRCNN.NUM_CLASSES."
-                )
+            classes = instances.pred_classes.numpy()
+            require_known_classes(classes, self._class_names, self._name)
             self._matches[item["image_id"]] = self._match(
                 record,
                 instances.pred_boxes.tensor.float().numpy().reshape(-1, 4),
                 instances.scores.float().numpy(),
-                instances.pred_classes.numpy(),
+                classes,
             )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
@@ -84,7 +80,7 @@ class CrowdEvaluator(DatasetEvaluator):
             and with ``-name`` those of each class, where there are several. Empty on all ranks
             but 0.
         """
-        matches = self._gather()
+        matches = gather_by_image(self._matches, distributed=self._distributed)
         if matches is None:
             return OrderedDict()
         for image_id in self._records.keys() - matches.keys():
@@ -115,15 +111,6 @@ class CrowdEvaluator(DatasetEvaluator):
                 record.is_ignore[record.classes == i],
             )
         return matches
-
-    def _gather(self) -> dict[Any, list[ImageMatches]] | None:
-        if not self._distributed or comm.get_world_size() == 1:
-            return dict(self._matches)
-        comm.synchronize()
-        parts = comm.gather(self._matches, dst=0)
-        if not comm.is_main_process():
-            return None
-        return {image_id: value for part in parts for image_id, value in part.items()}
 
 
 def _mean(values: list[float]) -> float:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from tabulate import tabulate
 
 from sparsenet.data.coco_json import read_coco_json
 from sparsenet.data.image_record import ImageRecord
 from sparsenet.errors import DatasetError, OutputError
+from sparsenet.evaluation.by_image import gather_by_image, require_known_classes
 from sparsenet.evaluation.coco_metrics import ALL_SIZES, MAX_AREA, PrecisionTable, accumulate
 from sparsenet.evaluation.detection_errors import ErrorCounts, SizeRange, count_errors
 
@@ -100,12 +100,7 @@ class PandaEvaluator(DatasetEvaluator):
                     f"{len(self._images)} images. Evaluate the dataset that was detected in."
                 )
             predictions = _Predictions.from_instances(output["instances"])
-            highest = int(predictions.classes.max(initial=0))
-            if highest >= len(self._class_names):
-                raise DatasetError(
-                    f"Predicted classes must be below the {len(self._class_names)} classes of "
-                    f"{self._name!r}, got {highest}. Check MODEL.SparseRCNN.NUM_CLASSES."
-                )
+            require_known_classes(predictions.classes, self._class_names, self._name)
             self._predictions[image_id] = predictions
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
@@ -118,7 +113,7 @@ class PandaEvaluator(DatasetEvaluator):
             ``recall``, ``duplicate_rate``, ``count_error`` and ``count_mae`` at the report
             threshold, recall also by size; per class with ``-name``. Empty on all ranks but 0.
         """
-        predictions = self._gather()
+        predictions = gather_by_image(self._predictions, distributed=self._distributed)
         if predictions is None:
             return OrderedDict()
         num_missing = len(self._images) - len(predictions)
@@ -136,15 +131,6 @@ class PandaEvaluator(DatasetEvaluator):
             write_json(self._output_dir / "coco_instances_results.json", detections)
             write_json(self._output_dir / "panda_metrics.json", _without_nan(results["bbox"]))
         return results
-
-    def _gather(self) -> dict[Any, _Predictions] | None:
-        if not self._distributed or comm.get_world_size() == 1:
-            return self._predictions
-        comm.synchronize()
-        parts = comm.gather(self._predictions, dst=0)
-        if not comm.is_main_process():
-            return None
-        return {image_id: value for part in parts for image_id, value in part.items()}
 
     def _metrics(self, predictions: dict[Any, _Predictions]) -> dict[str, float]:
         metrics: dict[str, float] = {}

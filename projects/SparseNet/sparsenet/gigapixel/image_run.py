@@ -14,6 +14,7 @@ from sparsenet.gigapixel.area_mask import read_area_mask
 from sparsenet.gigapixel.evidence import Evidence, ObjectnessTap
 from sparsenet.gigapixel.merge import check_masks
 from sparsenet.gigapixel.options import TileOptions
+from sparsenet.gigapixel.patient_gather import all_gather
 from sparsenet.gigapixel.prefetch import Prefetcher
 from sparsenet.gigapixel.progress import ProgressTracker
 from sparsenet.gigapixel.row_shares import Rows, exchange_rows, own_rows, rows_to_run
@@ -117,7 +118,7 @@ class ImageRun:
             self.levels += levels
             self.rows += self._run_stage(levels)
         if self._shares_rows:
-            every = comm.all_gather(self.seconds)
+            every = all_gather(self.seconds)
             self.seconds = {name: max(s[name] for s in every) for name in every[0]}
 
     def _run_stage(self, levels: Sequence[LevelSelection]) -> list[TileRow]:

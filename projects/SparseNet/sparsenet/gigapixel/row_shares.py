@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from detectron2.utils import comm
 
 from sparsenet.errors import SparseNetError
+from sparsenet.gigapixel.patient_gather import all_gather
 from sparsenet.gigapixel.selection import LevelSelection
 from sparsenet.gigapixel.tile_rows import TileRow
 
@@ -57,7 +57,7 @@ def exchange_rows(compute: Callable[[], list[TileRow]]) -> list[TileRow]:
         own = compute()
     except SparseNetError as raised:
         error = raised
-    gathered = comm.all_gather((own, error))
+    gathered = all_gather((own, error))
     for _, other in gathered:
         if other is not None:
             raise other

@@ -55,6 +55,12 @@ def _step_size(raw, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
+def _column(places, is_there):
+    """One number per cell, float32, (CHUNK, 1)."""
+    return tl.load(places, mask=is_there, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
 def _row(x, index: tl.constexpr, CHUNK: tl.constexpr):
     """Row ``index`` of (CHUNK, TILE)."""
     return tl.sum(tl.where(tl.arange(0, CHUNK)[:, None] == index, x, 0.0), axis=0)
@@ -90,15 +96,15 @@ def _forward_kernel(  # noqa: PLR0913  (as all kernels)
             is_cell = (t < length)[:, None] & is_channel[None, :]
             u = tl.load(u_ptr + cell, mask=is_cell, other=0.0).to(tl.float32)
             raw = tl.load(delta_ptr + cell, mask=is_cell, other=0.0).to(tl.float32) + bias
-            b = tl.load(b_ptr + position * num_states + n, mask=t < length, other=0.0)
-            c = tl.load(c_ptr + position * num_states + n, mask=t < length, other=0.0)
+            b = _column(b_ptr + position * num_states + n, t < length)
+            c = _column(c_ptr + position * num_states + n, t < length)
             step = _step_size(raw, SOFTPLUS)
             tl.store(states_ptr + (chunk * num_states + n) * channels + e, state, mask=is_channel)
-            pairs = (tl.exp(step * a), step * u * b.to(tl.float32)[:, None])
+            pairs = (tl.exp(step * a), step * u * b)
             total, h = tl.associative_scan(pairs, 0, _combine)
             h += total * state[None, :]
             state = _row(h, CHUNK - 1, CHUNK)
-            y = h * c.to(tl.float32)[:, None]
+            y = h * c
             if n == 0:
                 y += d * u
             else:
@@ -134,8 +140,7 @@ def _backward_kernel(  # noqa: PLR0913
     states_ptr += map_index * chunks * num_states * channels
     d = tl.load(d_ptr + k * channels + e, mask=is_channel, other=0.0)
     bias = tl.load(bias_ptr + k * channels + e, mask=is_channel, other=0.0)
-    d_sum = tl.zeros((TILE,), tl.float32)
-    bias_sum = tl.zeros((TILE,), tl.float32)
+    d_sum, bias_sum = tl.zeros((TILE,), tl.float32), tl.zeros((TILE,), tl.float32)
     for n in range(num_states):
         a = tl.load(a_ptr + (k * channels + e) * num_states + n, mask=is_channel, other=0.0)
         a_sum = tl.zeros((TILE,), tl.float32)
@@ -153,12 +158,10 @@ def _backward_kernel(  # noqa: PLR0913
             g = tl.load(grad_ptr + cell, mask=is_cell, other=0.0).to(tl.float32)
             raw = tl.load(delta_ptr + cell, mask=is_cell, other=0.0).to(tl.float32) + bias
             raw_after = tl.load(delta_ptr + after_cell, mask=has_after, other=0.0).to(tl.float32)
-            b = tl.load(b_ptr + position * num_states + n, mask=t < length, other=0.0)
-            c = tl.load(c_ptr + position * num_states + n, mask=t < length, other=0.0)
-            b, c = b.to(tl.float32)[:, None], c.to(tl.float32)[:, None]
-            state = tl.load(
-                states_ptr + (chunk * num_states + n) * channels + e, mask=is_channel, other=0.0
-            )
+            b = _column(b_ptr + position * num_states + n, t < length)
+            c = _column(c_ptr + position * num_states + n, t < length)
+            place = states_ptr + (chunk * num_states + n) * channels + e
+            state = tl.load(place, mask=is_channel, other=0.0)
             step = _step_size(raw, SOFTPLUS)
             x = step * u * b
             total, h = tl.associative_scan((tl.exp(step * a), x), 0, _combine)
