@@ -60,7 +60,7 @@ def test_a_few_windows_at_a_time_give_the_same(monkeypatch):
     x, grid = torch.randn(2, 15, 18, 8), WindowGrid((15, 18), 4)
     layout = PackedLayout(x, KeptWindows(torch.ones(2, grid.num_windows, dtype=torch.bool), grid))
     at_once = layer(layout.gather(), layout, torch.tanh)  # with gradients: never in parts
-    monkeypatch.setattr(cellwise, "_CHUNK_VALUES", 16 * 36 * 32)
+    monkeypatch.setattr(cellwise, "CACHED_VALUES", 16 * 36 * 32)
     assert cellwise.chunk_length(x, 36 * 32) is None
     with torch.no_grad():
         assert cellwise.chunk_length(x, 36 * 32) == 16 < len(layout.windows)

@@ -17,6 +17,8 @@ def test_equals_the_reference_forward_and_backward(shape, has_bias, dtype):
         tensor.requires_grad_()
     ours, theirs = linear(*tensors), F.linear(*tensors)
     torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(*tensors), theirs)
     grad = torch.randn_like(ours)
     torch.testing.assert_close(
         torch.autograd.grad(ours, tensors, grad), torch.autograd.grad(theirs, tensors, grad)
@@ -28,9 +30,14 @@ def test_rows_are_cut_into_at_least_16_images():
     assert module._num_images(torch.zeros(16, 4, 8)) == 16
     assert module._num_images(torch.zeros(60, 8)) is None  # fewer than four rows each
     assert module._num_images(torch.zeros(4 * 257, 8)) is None  # 2 · 2 · 257: no such number
-    assert module._num_images(torch.zeros(1000, 8).double()) is None
+
+
+def test_only_float32_without_autocast_goes_to_onednn():
+    x = torch.zeros(1000, 8)
+    assert module._suits_onednn(x) == torch.backends.mkldnn.enabled
+    assert not module._suits_onednn(x.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert module._num_images(torch.zeros(1000, 8)) is None
+        assert not module._suits_onednn(x)
 
 
 def test_a_trace_takes_other_sizes():

@@ -93,12 +93,29 @@ def test_adding_to_windows_without_gradients_equals_spreading(map_size, side):
     x = _map(grid)
     values = torch.randn(2, *grid.size, 3, dtype=torch.float64)
     expected = x + ops.spread_windows(values, grid)
-    assert torch.equal(ops.add_to_windows(x, values, grid), expected)
+    before = x.clone()
+    assert torch.equal(ops.add_to_windows(x, values, grid), expected) and torch.equal(x, before)
+    strided = x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     with torch.no_grad():
-        out = ops.add_to_windows(
-            x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0), values, grid
-        )
-    assert torch.equal(out, expected) and out.is_contiguous()
+        out = ops.add_to_windows(strided, values, grid)
+        assert ops.add_to_windows(x, values, grid) is x
+    assert torch.equal(out, expected) and out.is_contiguous() and torch.equal(strided, before)
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("is_masked", [True, False])
+@pytest.mark.parametrize("map_size, side", MAPS)
+def test_moments_strip_by_strip_equal_those_at_once(map_size, side, is_masked, monkeypatch):
+    grid = WindowGrid(map_size, side)
+    x = _map(grid)
+    mask = (torch.rand(2, *map_size, 1) > 0.5).double() if is_masked else None
+    monkeypatch.setattr(ops, "CACHED_VALUES", 1)  # one row of windows per strip
+    mean, mean_square = ops.window_moments(x, grid, mask)
+    with torch.no_grad():
+        strips = ops.window_moments(x, grid, mask)
+    torch.testing.assert_close(mean, ops.pool_windows(x, grid, mask))
+    torch.testing.assert_close(mean_square, ops.pool_windows(x * x, grid, mask))
+    torch.testing.assert_close(strips, (mean, mean_square))
 
 
 def test_content_size_finds_trailing_filling_only():

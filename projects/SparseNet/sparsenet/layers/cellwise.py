@@ -6,11 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsenet.ops.linear import linear
-from sparsenet.ops.windows import runs_eagerly_on_cpu
-
-# Values of the widest intermediate that are computed at once: 4 MB stay in the cache, and blocks
-# above 32 MB come from the system page by page on every call (GELU of 98 MB: 74 instead of 10 ms).
-_CHUNK_VALUES = 1 << 20
+from sparsenet.ops.windows import CACHED_VALUES, runs_eagerly_on_cpu
 
 
 class CellLinear(nn.Linear):
@@ -42,8 +38,21 @@ class FeedForward(nn.Sequential):
         return out.view_as(x)
 
 
+def norm_cells(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """``norm(x)`` of x (..., C); in inference on a CPU it is written over ``x``.
+
+    A new map comes from the system page by page: 64,000 × 96 values take 14 instead of 4 ms.
+    """
+    step = chunk_length(x, x.shape[-1])
+    if step is None or not x.is_contiguous():
+        return norm(x)
+    for part in x.view(-1, x.shape[-1]).split(step):
+        part.copy_(norm(part))
+    return x
+
+
 def chunk_length(x: Tensor, values_per_item: int) -> int | None:
     """How many items to compute at once in inference on a CPU, a multiple of 16; None: all."""
     if torch.is_grad_enabled() or not runs_eagerly_on_cpu(x):
         return None
-    return max(1, _CHUNK_VALUES // values_per_item // 16) * 16
+    return max(1, CACHED_VALUES // values_per_item // 16) * 16

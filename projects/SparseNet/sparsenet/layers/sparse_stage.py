@@ -21,6 +21,7 @@ from sparsenet.ops.windows import (
     pool_windows,
     runs_eagerly_on_cpu,
     spread_windows,
+    window_moments,
 )
 
 CHANNELS_PER_HEAD = 32  # as in Swin; the global branch, too
@@ -68,7 +69,7 @@ class SparseStage(nn.Module):
     def forward(self, x: Tensor, content: Tensor | None) -> tuple[Tensor, WindowSelection]:
         """
         Args:
-            x: (B, H, W, C).
+            x: (B, H, W, C); in inference on a CPU it may be overwritten.
             content: (B, 2), sizes of the images without filling, input pixels; None: all are full.
 
         Returns:
@@ -76,9 +77,9 @@ class SparseStage(nn.Module):
         """
         grid = WindowGrid((x.shape[1], x.shape[2]), self.window_size)
         mask = None if content is None else cell_mask(content, grid.map_size, self.stride)
-        mean = pool_windows(x, grid, mask)  # (B, rows, columns, C)
+        mean, mean_square = window_moments(x, grid, mask)  # (B, rows, columns, C) each
         valid = _valid_windows(mask, mean, grid)  # (B, rows, columns)
-        logits = self.score_net(mean, pool_windows(x.square(), grid, mask), valid)
+        logits = self.score_net(mean, mean_square, valid)
         valid = valid.flatten(1)  # (B, N)
         exploration = self.exploration if self.training else 0.0
         kept = select_windows(logits, valid, self.keep_ratio, exploration, self.keep_threshold)

@@ -1,8 +1,10 @@
 """Linear layers over the last axis, by the faster of two CPU libraries.
 
 PyTorch runs ``F.linear`` in float32 through MKL, which reaches less than half of an AMD core's
-peak, and a 1 × 1 convolution of at least 16 images through oneDNN: 95 against 215 GFLOP/s on one
-core for 4000 × 384 → 1536, forward, and about twice as fast backward. The reference: ``F.linear``.
+peak, and other operations through oneDNN: 95 against 215 GFLOP/s on one core for 4000 × 384 →
+1536. In inference that is the linear layer of compiled models, which has no
+gradient; in training a 1 × 1 convolution of at least 16 images, about twice as fast backward, too.
+The reference: ``F.linear``.
 """
 
 import torch
@@ -16,6 +18,10 @@ _MIN_ROWS_PER_IMAGE = 4  # with less, oneDNN's convolution is slower than MKL
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of x (..., C) and weight (C', C): (..., C')."""
+    if not _suits_onednn(x):
+        return F.linear(x, weight, bias)
+    if _HAS_FUSED_LINEAR and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     num_images = _num_images(x)
     if num_images is None:
         return F.linear(x, weight, bias)
@@ -24,12 +30,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)  # (..., C')
 
 
+_HAS_FUSED_LINEAR = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _suits_onednn(x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
+        return False
+    # oneDNN computes bfloat16 anyway; a traced graph must not hold sizes
+    return not (torch.is_autocast_enabled("cpu") or torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
 def _num_images(x: Tensor) -> int | None:
     """Into how many images to cut the rows of ``x`` for a convolution; None: do not."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
-        return None
-    if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return None  # oneDNN computes bfloat16 anyway; a traced graph must not hold sizes
     num_rows = x.numel() // x.shape[-1]
     last = min(_MAX_IMAGES, num_rows // _MIN_ROWS_PER_IMAGE)
     return next((n for n in range(_MIN_IMAGES, last + 1) if num_rows % n == 0), None)

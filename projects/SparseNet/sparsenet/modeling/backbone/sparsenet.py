@@ -29,6 +29,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor, nn
 
 from sparsenet.errors import ConfigError
+from sparsenet.layers.cellwise import norm_cells
 from sparsenet.layers.local_blocks import AttentionBlock, ConvBlock, LSBlock
 from sparsenet.layers.score_net import WindowSelection
 from sparsenet.layers.sparse_stage import CHANNELS_PER_HEAD, SparseStage
@@ -169,12 +170,12 @@ class SparseNet(Backbone):
         """
         content = content_size(images)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        x = self.stem_norm(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
+        x = norm_cells(self.stem_norm, x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
         self.selections, outputs = [], {}
         for i, (stage, norm) in enumerate(zip(self.stages, self.norms)):
             x, selection = stage(x, content)
             self.selections.append(selection)
-            feature = norm(x).permute(0, 3, 1, 2)  # (B, C, H/s, W/s)
+            feature = norm_cells(norm, x).permute(0, 3, 1, 2)  # (B, C, H/s, W/s)
             outputs[f"stage{i}"] = feature
             if i < len(self.downsamples):
                 x = self.downsamples[i](feature).permute(0, 2, 3, 1)  # (B, H/2s, W/2s, C')
