@@ -4,8 +4,12 @@
     python tools/benchmark_detector.py --config-file configs/a.yaml configs/b.yaml \\
         --input-size 800 1280 --output output/benchmark/detectors.json
     python tools/benchmark_detector.py --config-file configs/….yaml \\
+        --vary MODEL.SPARSENET.KEEP_RATIO "(1,1,1,1)" "(.1,.1,.1,.1)" \\
+        --vary MODEL.SPARSENET.NECK fpn sparse_fpn
+    python tools/benchmark_detector.py --config-file configs/….yaml \\
         --peer sparsenet.analysis.reference_head:ReferenceHead
 
+``--vary`` times each configuration with each value of a key, with several keys all combinations.
 ``--peer`` times another head on the inputs and weights of the first configuration's own; the one
 above is Sparse R-CNN's, step by step. Its callable gets the configuration and
 ``{map name: ShapeSpec}`` and returns a module that takes (maps, boxes (N, P, 4), proposals
@@ -15,6 +19,7 @@ above is Sparse R-CNN's, step by step. Its callable gets the configuration and
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -30,7 +35,7 @@ from sparsenet.analysis.inputs import default_input_size, random_batch
 from sparsenet.analysis.parts import build_model_on
 from sparsenet.analysis.speed import PRECISIONS, pick_device
 from sparsenet.config import load_config
-from sparsenet.errors import SparseNetError
+from sparsenet.errors import ConfigError, SparseNetError
 from sparsenet.gigapixel.exports import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=1)
     add("--num-objects", type=int, default=20, help="per image, in the training step")
     add("--no-training", action="store_true", help="time detection alone")
+    add("--vary", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"))
     add("--peer", metavar="MODULE:CALLABLE", help="another head to compare with")
     add("--device", default="cpu", help="cpu or cuda")
     add("--precision", default="fp32", choices=PRECISIONS)
@@ -56,6 +62,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="no progress bars")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... for all configurations")
     return parser
+
+
+def load_variants(args: argparse.Namespace) -> dict[str, CfgNode]:
+    """Each configuration with each combination of the varied values, by name."""
+    for key, *values in args.vary:
+        if not values:
+            raise ConfigError(f"--vary {key} must be followed by at least one value; got none.")
+    configs = {}
+    for name in args.config_file:
+        for values in itertools.product(*(values for _, *values in args.vary)):
+            opts = itertools.chain(*zip((key for key, *_ in args.vary), values))
+            label = ", ".join([Path(name).stem, *values])
+            configs[label] = load_config(name, [*args.opts, *opts])
+    return configs
 
 
 def measure(configs: dict[str, CfgNode], args: argparse.Namespace) -> dict[str, Any]:
@@ -92,8 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         run = describe_run(pick_device(args.device))
-        configs = {Path(name).stem: load_config(name, args.opts) for name in args.config_file}
-        results = measure(configs, args)
+        results = measure(load_variants(args), args)
         if args.output:
             make_folder(args.output.parent)
             write_bytes(args.output, json.dumps({"run": run, **results}, indent=1).encode())

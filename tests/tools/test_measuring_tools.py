@@ -149,6 +149,25 @@ def test_benchmark_detector(tmp_path: Path, capsys) -> None:
     assert "MODULE:CALLABLE" in capsys.readouterr().err
 
 
+def test_benchmark_detector_varies_keys(tmp_path: Path, capsys) -> None:
+    output = tmp_path / "detector.json"
+    arguments = ["--config-file", SAMPLE, "--input-size", "64", "64", "--repetitions", "1"]
+    arguments += ["--quiet", "--no-training", "--output", str(output)]
+    arguments += ["--vary", "MODEL.SPARSENET.NECK", "fpn", "sparse_fpn"]
+    ratios = ["(1,1,1,1)", "(.3,.3,.3,.3)"]
+    arguments += ["--vary", "MODEL.SPARSENET.KEEP_RATIO", *ratios]
+    assert benchmark_detector.main(arguments) == 0
+    names = [record["model"] for record in json.loads(output.read_text())["detection"]]
+    stem = Path(SAMPLE).stem
+    assert names == [f"{stem}, {neck}, {keep}" for neck in ("fpn", "sparse_fpn") for keep in ratios]
+    gflops = [r["gflops"]["neck"] for r in json.loads(output.read_text())["detection"]]
+    assert gflops[0] == gflops[1] and gflops[3] < gflops[2]
+    assert benchmark_detector.main([*arguments, "--vary", "MODEL.ABSENT", "1"]) == 2
+    assert "MODEL.ABSENT" in capsys.readouterr().err
+    assert benchmark_detector.main([*arguments, "--vary", "MODEL.SPARSENET.DESIGN"]) == 2
+    assert "at least one value" in capsys.readouterr().err
+
+
 def test_visualize_data(scene: Path, tmp_path: Path, capsys) -> None:
     arguments = ["--config-file", SAMPLE, "--num-images", "3", "--columns", "3", "--side", "100"]
     for source, height in (("annotations", 71), ("examples", 100)):
