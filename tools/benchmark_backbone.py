@@ -29,7 +29,7 @@ from sparsenet.analysis.backbone_tables import share_table, time_table, training
 from sparsenet.analysis.hardware import describe_run, one_line
 from sparsenet.analysis.speed import PRECISIONS, pick_device
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 
 
 def build_parser() -> argparse.ArgumentParser:

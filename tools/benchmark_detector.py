@@ -36,7 +36,7 @@ from sparsenet.analysis.parts import build_model_on
 from sparsenet.analysis.speed import PRECISIONS, pick_device
 from sparsenet.config import load_config
 from sparsenet.errors import ConfigError, SparseNetError
-from sparsenet.gigapixel.exports import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

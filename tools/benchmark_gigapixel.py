@@ -27,7 +27,7 @@ from sparsenet.analysis.tiling_benchmark import (
 )
 from sparsenet.analysis.tiling_contenders import CONTENDERS, TileRun
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports import make_folder, write_json, write_text
+from sparsenet.files import make_folder, write_json, write_text
 from sparsenet.tiling import open_image
 
 

@@ -23,7 +23,7 @@ from sparsenet.analysis.op_speed import OPERATORS, measure_operator, operator_ro
 from sparsenet.analysis.speed import pick_device
 from sparsenet.analysis.tables import markdown_table
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -27,7 +27,7 @@ from sparsenet.embedding.index import BACKENDS
 from sparsenet.embedding.metrics import evaluate
 from sparsenet.embedding.model import load_embedder
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports.files import make_folder, write_json
+from sparsenet.files import make_folder, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:

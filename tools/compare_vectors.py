@@ -25,7 +25,7 @@ from sparsenet.embedding.compare import (
 )
 from sparsenet.embedding.index import BACKENDS
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports.files import make_folder, write_json
+from sparsenet.files import make_folder, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:

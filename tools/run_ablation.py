@@ -24,7 +24,7 @@ from sparsenet.analysis.detector_speed import DetectorOptions
 from sparsenet.analysis.hardware import describe_run, one_line
 from sparsenet.analysis.speed import pick_device
 from sparsenet.errors import SparseNetError
-from sparsenet.gigapixel.exports import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "projects" / "SparseNet" / "train_net.py"
 

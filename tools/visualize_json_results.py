@@ -23,7 +23,7 @@ from sparsenet.analysis.drawing import draw_results, load_dataset
 from sparsenet.config import load_config
 from sparsenet.data import register_datasets
 from sparsenet.errors import DatasetError, DatasetNotFoundError, SparseNetError
-from sparsenet.gigapixel.exports import make_folder
+from sparsenet.files import make_folder
 from sparsenet.gigapixel.pictures import write_picture
 
 

@@ -15,13 +15,13 @@ import shapely.geometry
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sparsenet.errors import ConfigError, OutputError
+from sparsenet.errors import ConfigError
+from sparsenet.files import write_json
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports import (
     CSV_COLUMNS,
     FORMATS,
     ImageInfo,
-    make_folder,
     to_coco,
     to_csv,
     to_cvat,
@@ -31,8 +31,6 @@ from sparsenet.gigapixel.exports import (
     to_panda,
     to_yolo,
     write_exports,
-    write_json,
-    write_text,
 )
 from sparsenet.gigapixel.masks import encode_mask, mask_windows
 from sparsenet.tiling import Georeference
@@ -329,30 +327,3 @@ def test_a_class_without_a_name_is_numbered(found):
     nameless = Detections(*[getattr(found, n) for n in (
         "boxes_xyxy", "scores", "classes", "truncated", "tile_ids", "image_size")])  # fmt: skip
     assert to_csv(nameless).splitlines()[2].startswith("class 1,")
-
-
-def test_writing_replaces_whole_files_and_leaves_nothing_behind(tmp_path):
-    target = tmp_path / "a.json"
-    write_text(target, "old")
-    write_json(target, {"new": 1})
-    assert json.loads(target.read_text()) == {"new": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    target = tmp_path / "a.json"
-    write_text(target, "old")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(target, float("nan"))
-    assert target.read_text() == "old"
-    target_folder = tmp_path / "folder"
-    target_folder.mkdir()
-    with pytest.raises(OutputError, match="must be written"):
-        write_text(target_folder, "a file cannot replace a folder")
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "folder"]
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"Results must go to a folder .* --output"):
-        make_folder(tmp_path / "file" / "results")

@@ -100,7 +100,7 @@ def test_files_of_others_stay(tmp_path, remove):
     before = sorted(tmp_path.rglob("*"))
     store = RowStore(tmp_path, {**MANIFEST, "weights": "2"})
     store.save(TileRow(4, 1, (0,), found(1), evidence(1)))
-    for name in (".downsample_4_row_2.npz.17.part", ".tile_rows.json.17.part"):
+    for name in (".downsample_4_row_2.17.part.npz", ".tile_rows.17.part.json"):
         (tmp_path / name).touch()  # what kill -9 leaves of a write
     remove(tmp_path)
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "tile_rows.json"}) == before

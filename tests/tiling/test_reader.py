@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparsenet.errors import ConfigError, ImageReadError, MissingDependencyError
 from sparsenet.tiling import ArrayReader, Window, open_image
-from sparsenet.tiling.reader import LevelReader
+from sparsenet.tiling.level_reader import LevelReader
 from sparsenet.tiling.vips_reader import upright
 
 pyvips = pytest.importorskip("pyvips", reason="needs the extra sparsenet[gigapixel]")

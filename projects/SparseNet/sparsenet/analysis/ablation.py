@@ -20,7 +20,7 @@ import yaml
 from sparsenet.analysis.curves import read_metrics
 from sparsenet.config import load_config
 from sparsenet.errors import ConfigError, DatasetError
-from sparsenet.gigapixel.exports import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 
 _FORM = "config_file: path, seeds: [1, 2], common: {KEY: value}, variants: {name: {KEY: value}}"
 _RESULT, _SETTINGS, _CONSOLE = "result.json", "run.json", "console.txt"

@@ -17,7 +17,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sparsenet.data.class_mapping import CLASS_MAPPING_FILE, write_class_mapping
-from sparsenet.data.file_output import write_text
 from sparsenet.data.photo import PHOTO_SUFFIXES, find_photos, read_photo
 from sparsenet.errors import (
     ConfigError,
@@ -26,6 +25,7 @@ from sparsenet.errors import (
     ImageReadError,
     OutputError,
 )
+from sparsenet.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsenet.data.file_output import write_text
 from sparsenet.errors import DatasetError, DatasetNotFoundError
+from sparsenet.files import write_text
 
 CLASS_MAPPING_FILE = "class_mapping.csv"
 COLUMNS = ("class_id", "class_name")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sparsenet.data.file_output import save_pyramid, show_progress, write_atomically, write_text
 from sparsenet.data.panda import (
     DEFAULT_VAL_SCENES,
     PANDA_TREE,
@@ -19,7 +18,9 @@ from sparsenet.data.panda import (
     split_by_scene,
     to_coco,
 )
+from sparsenet.data.pyramids import save_pyramid, show_progress
 from sparsenet.errors import AnnotationError, DatasetNotFoundError, ImageReadError, OutputError
+from sparsenet.files import write_atomically, write_text
 from sparsenet.tiling.vips_reader import import_pyvips
 
 logger = logging.getLogger(__name__)

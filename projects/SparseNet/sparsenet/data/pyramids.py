@@ -1,4 +1,4 @@
-"""Tiled pyramids of photos: where they lie, and that they are no further photos."""
+"""Tiled pyramids of photos: how they are written and where they lie, being no further photos."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 PYRAMID_FOLDER = "pyramids"
 PYRAMID_SUFFIXES = (".tif", ".tiff")
+_TILE_SIDE = 256  # what detection reads is a few of them
 
 
 def prefer_pyramids(dicts: list[dict[str, Any]], image_root: str | Path) -> int:
@@ -41,6 +44,29 @@ def without_pyramids(images: Sequence[Path], image_root: Path) -> list[Path]:
         return list(images)
     pyramids = {place for image in images for place in _pyramid_places(image, image_root)}
     return [image for image in images if image not in pyramids]
+
+
+def save_pyramid(image: Any, path: Path, quality: int) -> None:
+    """Writes a pyvips image as tiled pyramidal TIFF with JPEG tiles."""
+    image.tiffsave(
+        str(path),
+        tile=True,
+        pyramid=True,
+        compression="jpeg",
+        Q=quality,
+        tile_width=_TILE_SIDE,
+        tile_height=_TILE_SIDE,
+        # Classic TIFF ends at 4 GB; a JPEG tile needs at most about its raw size.
+        bigtiff=image.width * image.height * 3 > 2**31,
+    )
+
+
+def show_progress(image: Any, description: str, quiet: bool) -> tqdm:
+    """Connects a progress bar to the evaluation of a pyvips image."""
+    bar = tqdm(total=100, desc=description, unit="%", disable=quiet, leave=False)
+    image.set_progress(True)
+    image.signal_connect("eval", lambda _, progress: bar.update(progress.percent - bar.n))
+    return bar
 
 
 def _pyramid_places(image: Path, root: Path) -> Iterator[Path]:

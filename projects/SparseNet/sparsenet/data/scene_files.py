@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sparsenet.data.file_output import save_pyramid, show_progress, write_atomically, write_text
+from sparsenet.data.pyramids import save_pyramid, show_progress
 from sparsenet.data.scene import CATEGORIES, SceneComposer, TruthOptions
 from sparsenet.data.scene_pixels import PixelFile
 from sparsenet.errors import ConfigError, OutputError
+from sparsenet.files import write_atomically, write_text
 from sparsenet.tiling.vips_reader import import_pyvips
 
 logger = logging.getLogger(__name__)

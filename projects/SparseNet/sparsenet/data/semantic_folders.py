@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from PIL import Image
 
-from sparsenet.data.file_output import write_atomically
 from sparsenet.data.image_mapper import IGNORED_LABEL
 from sparsenet.data.loaded_dataset import CLASSES_FILE, read_class_names
 from sparsenet.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageReadError
+from sparsenet.files import write_atomically
 
 # Label maps are lossless, photos mostly are not; the first of these endings that occurs is taken.
 _LABEL_SUFFIX = "png"

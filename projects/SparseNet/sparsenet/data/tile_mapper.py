@@ -14,7 +14,8 @@ from sparsenet.data.sample import Sample
 from sparsenet.data.tile_sampler import TileRequest
 from sparsenet.errors import ConfigError, ImageReadError
 from sparsenet.tiling.annotations import clip_boxes, visible_share
-from sparsenet.tiling.reader import ImageReader, open_image, output_size
+from sparsenet.tiling.level_reader import ImageReader, output_size
+from sparsenet.tiling.reader import open_image
 from sparsenet.tiling.window import boxes_to_tile
 
 # An object longer than this many tile sides cannot be boxed from what the tile shows of it.

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsenet.embedding.extract import Embeddings
 from sparsenet.errors import DatasetError, DatasetNotFoundError
-from sparsenet.gigapixel.exports.files import make_folder, write_bytes, write_json, write_text
+from sparsenet.files import make_folder, write_bytes, write_json, write_text
 
 FEATURES_FILE = "features.npy"
 NAMES_FILE = "image_names.txt"

@@ -22,7 +22,7 @@ from sparsenet.data.photo import read_photo
 from sparsenet.embedding.cluster import Clusters
 from sparsenet.embedding.extract import Embeddings
 from sparsenet.embedding.index import VectorIndex
-from sparsenet.gigapixel.exports.files import make_folder, write_bytes
+from sparsenet.files import make_folder, write_bytes
 from sparsenet.gigapixel.pictures import write_picture
 
 ASSETS = Path(__file__).parent / "gallery_assets"

@@ -13,7 +13,7 @@ from sparsenet.embedding.extract import Embeddings, embed_files, embed_folder
 from sparsenet.embedding.files import save_failures, save_features
 from sparsenet.embedding.model import Embedder
 from sparsenet.errors import ConfigError
-from sparsenet.gigapixel.exports.files import make_folder, write_json
+from sparsenet.files import make_folder, write_json
 
 MODES = ("classify", "cluster", "both")
 RESULTS_FILE = "batch_results.json"

@@ -11,8 +11,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from sparsenet.data.file_output import write_text
 from sparsenet.errors import CheckpointError
+from sparsenet.files import write_text
 from sparsenet.modeling.checkpoint import LoadReport, copy_state, read_checkpoint
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from sparsenet.engine.checkpoint import SafeCheckpointer
 from sparsenet.engine.trainer import Trainer
 from sparsenet.errors import CheckpointError, ConfigError
-from sparsenet.gigapixel.exports.files import make_folder, write_json
+from sparsenet.files import make_folder, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sparsenet.data.file_output import write_atomically, write_text
 from sparsenet.engine.ema import EMAHook
 from sparsenet.engine.trainer import distribute
 from sparsenet.errors import CheckpointError, ConfigError, NumericalError, OutputError
 from sparsenet.evaluation.classification import evaluate_classifier
+from sparsenet.files import write_atomically, write_text
 from sparsenet.modeling.checkpoint import read_checkpoint
 
 logger = logging.getLogger(__name__)

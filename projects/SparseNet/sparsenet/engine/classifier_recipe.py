@@ -20,7 +20,7 @@ from sparsenet.data.class_mapping import CLASS_MAPPING_FILE, write_class_mapping
 from sparsenet.data.image_folder import build_eval_loader, build_train_loader, open_image_folder
 from sparsenet.engine.classifier import CHECKPOINT_FILE, ClassifierTrainer, LoopOptions
 from sparsenet.errors import ConfigError
-from sparsenet.gigapixel.exports.files import make_folder
+from sparsenet.files import make_folder
 from sparsenet.modeling.checkpoint import read_checkpoint
 from sparsenet.modeling.losses.distillation import ClassifierLoss
 from sparsenet.modeling.timm_models import (

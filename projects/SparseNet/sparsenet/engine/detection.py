@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from sparsenet.engine.processes import run_processes
 from sparsenet.errors import ImageReadError, OutputError
-from sparsenet.gigapixel.exports.files import make_folder, read_json, write_json
+from sparsenet.files import make_folder, read_json, write_json
 from sparsenet.gigapixel.image_files import find_images, result_folders
 from sparsenet.gigapixel.patient_gather import all_gather
 from sparsenet.gigapixel.photo_predictor import PhotoPredictor
@@ -28,7 +28,8 @@ from sparsenet.gigapixel.progress import JsonLog, OnProgress
 from sparsenet.gigapixel.report import ReportOptions, save_report
 from sparsenet.gigapixel.tile_rows import remove_rows
 from sparsenet.modeling.trained_model import build_trained_model
-from sparsenet.tiling.reader import ImageReader, open_image
+from sparsenet.tiling.level_reader import ImageReader
+from sparsenet.tiling.reader import open_image
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import yaml
 from detectron2.config import CfgNode
 
 from sparsenet.config import load_config
-from sparsenet.data.file_output import write_atomically
 from sparsenet.errors import ConfigError
+from sparsenet.files import write_atomically
 
 # Keys whose values are ours as they are.
 COPIED = {

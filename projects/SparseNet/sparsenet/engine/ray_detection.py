@@ -23,7 +23,7 @@ from sparsenet.engine.detection import (
 )
 from sparsenet.engine.processes import ProcessError
 from sparsenet.errors import ImageReadError, MissingDependencyError
-from sparsenet.gigapixel.exports.files import make_folder
+from sparsenet.files import make_folder
 from sparsenet.gigapixel.image_files import find_images, result_folders
 
 

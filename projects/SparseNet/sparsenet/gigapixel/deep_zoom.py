@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from sparsenet.errors import OutputError
-from sparsenet.gigapixel.exports import make_folder
+from sparsenet.files import make_folder
 from sparsenet.tiling.resample import shrink_area
 
 TILE_SIZE = 512

@@ -14,7 +14,7 @@ from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.masks import mask_windows
 
 if TYPE_CHECKING:  # what writes detections imports this module
-    from sparsenet.tiling.reader import ImageReader
+    from sparsenet.tiling.level_reader import ImageReader
 
 _DTYPES = {
     "boxes_xyxy": np.float32,

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from sparsenet.errors import ConfigError
 from sparsenet.gigapixel.merge import METHODS
 from sparsenet.tiling import TileGrid
-from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS
+from sparsenet.tiling.level_reader import DEFAULT_MAX_PIXELS
 
 SELECT_MODES = ("all", "coarse_to_fine", "mask")
 

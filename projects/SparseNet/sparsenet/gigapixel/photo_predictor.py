@@ -24,7 +24,8 @@ from sparsenet.gigapixel.result import GigapixelResult
 from sparsenet.gigapixel.tile_batch import tile_detections
 from sparsenet.gigapixel.tile_rows import model_settings, run_manifest, weights_hash
 from sparsenet.tiling.grid import Tile
-from sparsenet.tiling.reader import ArrayReader, ImageReader, open_image
+from sparsenet.tiling.level_reader import ImageReader
+from sparsenet.tiling.reader import ArrayReader, open_image
 from sparsenet.tiling.window import Window
 
 # A photo is held in memory, resized to some 1333 pixels; objects of a larger image would vanish.

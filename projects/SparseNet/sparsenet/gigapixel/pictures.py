@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from sparsenet.errors import ConfigError, OutputError
+from sparsenet.files import write_bytes
 from sparsenet.gigapixel.detections import Detections
-from sparsenet.gigapixel.exports import class_color, class_name, write_bytes
+from sparsenet.gigapixel.exports import class_color, class_name
 from sparsenet.gigapixel.masks import decode_mask, mask_areas, mask_windows
 from sparsenet.gigapixel.sweep import OverviewCollector, WindowCollector, sweep
 from sparsenet.gigapixel.truth import Truth
-from sparsenet.tiling.reader import ImageReader
+from sparsenet.tiling.level_reader import ImageReader
 from sparsenet.tiling.window import Window
 
 MAX_SIDE = 2400

@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsenet.errors import ConfigError
+from sparsenet.files import make_folder, write_json
 from sparsenet.gigapixel.detections import Detections
-from sparsenet.gigapixel.exports import (
-    ImageInfo,
-    check_formats,
-    class_name,
-    make_folder,
-    write_exports,
-    write_json,
-)
+from sparsenet.gigapixel.exports import ImageInfo, check_formats, class_name, write_exports
 from sparsenet.gigapixel.pictures import (
     crop_collector,
     crop_groups,
@@ -32,7 +26,7 @@ from sparsenet.gigapixel.result import GigapixelResult
 from sparsenet.gigapixel.sweep import BandConsumer, OverviewCollector, sweep
 from sparsenet.gigapixel.truth import Truth
 from sparsenet.gigapixel.viewer import viewer_tiles, write_page
-from sparsenet.tiling.reader import ImageReader
+from sparsenet.tiling.level_reader import ImageReader
 
 # Average precision needs the low scores, too; every other format shows what is reported.
 _FORMATS_OF_ALL = ("coco", "panda")

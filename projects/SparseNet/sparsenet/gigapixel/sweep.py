@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from sparsenet.tiling.reader import ImageReader
+from sparsenet.tiling.level_reader import ImageReader
 from sparsenet.tiling.resample import shrink_area
 from sparsenet.tiling.window import Window
 

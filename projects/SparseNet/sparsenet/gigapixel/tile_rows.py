@@ -24,9 +24,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from sparsenet.errors import OutputError
+from sparsenet.files import make_folder, read_json, write_bytes, write_json
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.evidence import Evidence
-from sparsenet.gigapixel.exports.files import make_folder, read_json, write_bytes, write_json
 from sparsenet.tiling import Tile
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,9 @@ def remove_rows(folder: Path) -> None:
 def _remove_files(folder: Path) -> None:
     """Removes rows, manifest, and what an interrupted write has left of them; nothing else."""
     try:
-        for name in (_ROW.format("*", "*"), _MANIFEST):
-            for path in (*folder.glob(name), *folder.glob(f".{name}.*.part")):
+        for name in (Path(_ROW.format("*", "*")), Path(_MANIFEST)):
+            parts = folder.glob(f".{name.stem}.*.part{name.suffix}")
+            for path in (*folder.glob(str(name)), *parts):
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from sparsenet.errors import OutputError
+from sparsenet.files import make_folder, write_bytes
 from sparsenet.gigapixel.deep_zoom import TILE_SIZE, TILE_SUFFIX, DeepZoomWriter
 from sparsenet.gigapixel.detections import Detections
-from sparsenet.gigapixel.exports import class_color, class_name, make_folder, write_bytes
+from sparsenet.gigapixel.exports import class_color, class_name
 from sparsenet.gigapixel.exports.rows import outlines
 from sparsenet.gigapixel.selection import Reason
 from sparsenet.gigapixel.sweep import sweep

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from sparsenet.errors import ImageReadError
-from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
+from sparsenet.tiling.level_reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
 from sparsenet.tiling.vips_reader import VipsReader
 from sparsenet.tiling.window import Window
 

@@ -15,7 +15,7 @@ import numpy as np
 from sparsenet.errors import ImageReadError
 from sparsenet.tiling.georeference import Georeference, import_rasterio, is_geotiff
 from sparsenet.tiling.handles import LocalHandles
-from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
+from sparsenet.tiling.level_reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
 from sparsenet.tiling.window import Window
 
 # GDAL keeps decoded blocks up to 5 % of the machine's memory; bands and windows need few of them.

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from sparsenet.errors import ImageReadError, MissingDependencyError
 from sparsenet.tiling.handles import LocalHandles
-from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
+from sparsenet.tiling.level_reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
 from sparsenet.tiling.window import Window
 
 # OpenSlide does not tell the tiles of every format; a multiple of most.

@@ -17,7 +17,7 @@ import numpy as np
 
 from sparsenet.errors import ConfigError
 from sparsenet.tiling.grid import Tile, TileGrid
-from sparsenet.tiling.reader import ImageReader, closest_level, pad_to
+from sparsenet.tiling.level_reader import ImageReader, closest_level, pad_to
 from sparsenet.tiling.resample import shrink_area
 
 # Rows decoded at once: enough to amortise the calls, few enough to stay in the processor's cache.

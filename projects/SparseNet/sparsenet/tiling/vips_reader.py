@@ -22,8 +22,8 @@ import numpy as np
 
 from sparsenet.errors import ImageReadError, MissingDependencyError
 from sparsenet.tiling.handles import LocalHandles
+from sparsenet.tiling.level_reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
 from sparsenet.tiling.ome import count_ome_planes
-from sparsenet.tiling.reader import DEFAULT_MAX_PIXELS, LevelReader, check_num_pixels
 from sparsenet.tiling.vips_colour import to_srgb
 from sparsenet.tiling.window import Window
 

@@ -7,7 +7,6 @@ from sparsenet.gigapixel.exports.coco import to_coco, to_panda
 from sparsenet.gigapixel.exports.csv_table import CSV_COLUMNS, to_csv
 from sparsenet.gigapixel.exports.cvat import to_cvat
 from sparsenet.gigapixel.exports.fiftyone import to_fiftyone
-from sparsenet.gigapixel.exports.files import make_folder, write_bytes, write_json, write_text
 from sparsenet.gigapixel.exports.formats import FORMATS, check_formats, write_exports
 from sparsenet.gigapixel.exports.geojson import to_geojson
 from sparsenet.gigapixel.exports.labelme import to_labelme
@@ -21,7 +20,6 @@ __all__ = [
     "check_formats",
     "class_color",
     "class_name",
-    "make_folder",
     "to_coco",
     "to_csv",
     "to_cvat",
@@ -30,8 +28,5 @@ __all__ = [
     "to_labelme",
     "to_panda",
     "to_yolo",
-    "write_bytes",
     "write_exports",
-    "write_json",
-    "write_text",
 ]

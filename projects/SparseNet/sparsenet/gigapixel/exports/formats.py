@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sparsenet.errors import ConfigError
+from sparsenet.files import make_folder, write_json, write_text
 from sparsenet.gigapixel.detections import Detections
 from sparsenet.gigapixel.exports.coco import to_coco, to_panda
 from sparsenet.gigapixel.exports.csv_table import to_csv
 from sparsenet.gigapixel.exports.cvat import to_cvat
 from sparsenet.gigapixel.exports.fiftyone import fiftyone_data, to_fiftyone
-from sparsenet.gigapixel.exports.files import make_folder, write_json, write_text
 from sparsenet.gigapixel.exports.geojson import to_geojson
 from sparsenet.gigapixel.exports.labelme import to_labelme
 from sparsenet.gigapixel.exports.rows import ImageInfo
