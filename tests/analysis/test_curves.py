@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from sparsenet.analysis.curves import choose_keys, plot_curves, read_metrics, running_median
 from sparsenet.errors import DatasetError, DatasetNotFoundError
@@ -81,3 +82,12 @@ def test_epochs_of_a_classifier_are_its_iterations(tmp_path: Path) -> None:
     write_lines(tmp_path / "train_log.txt", *rows)
     run = read_metrics(tmp_path)
     assert [(line["iteration"], line["val_top1"]) for line in run] == [(0, 20.0), (1, 60.0)]
+
+
+@pytest.mark.parametrize("key", ["iteration", "epoch"])
+def test_the_axis_tells_what_is_counted(tmp_path: Path, monkeypatch, key) -> None:
+    labels = []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda _, label, **options: labels.append(label))
+    run = read_metrics(write_lines(tmp_path / "a.json", {key: 1, "loss": 2.0}))
+    plot_curves({"a": run}, ["loss"], tmp_path / "a.png")
+    assert labels == [key]

@@ -203,3 +203,16 @@ def test_a_truncated_image_fails_in_all_processes_that_share_it(tmp_path, capfd)
     assert not run.summaries
     assert "truncated" in run.failures[0][1]
     assert capfd.readouterr().err.count("ERROR sparsenet.engine.detection") == 1
+
+
+def test_an_image_that_the_mask_does_not_fit_is_noted(tmp_path):
+    job = make_job(tmp_path, num_images=2)
+    cv2.imwrite(str(tmp_path / "images/1.png"), np.zeros((90, 300, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "mask.png"), np.full((50, 70), 255, np.uint8))
+    cfg = job.cfg.clone()
+    cfg.defrost()
+    cfg.TEST.TILE.SELECT, cfg.TEST.TILE.SELECTION.MASK = "mask", str(tmp_path / "mask.png")
+    run = run_detection(replace(job, cfg=cfg))
+    assert [Path(s["folder"]).name for s in run.summaries] == ["0"]
+    assert [path.name for path, _ in run.failures] == ["1.png"]
+    assert "proportions" in run.failures[0][1]

@@ -63,3 +63,15 @@ def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ProcessError, match="Start one with `ray start"):
         run_ray_detection(make_job(tmp_path), RayWorkers(address="auto"))
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no cluster"), SystemExit("no answer")])
+def test_a_dead_address_is_told(tmp_path, monkeypatch, error):
+    ray = pytest.importorskip("ray", reason="needs the extra sparsenet[ray]")
+
+    def init(**options):
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ProcessError, match=r"none was found at '10\.0\.0\.1:6379' \(no"):
+        run_ray_detection(make_job(tmp_path), RayWorkers(address="10.0.0.1:6379"))

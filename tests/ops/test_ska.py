@@ -211,3 +211,8 @@ def test_shapes_that_do_not_fit_are_refused(x_shape, weight_shape, message):
 def test_a_halo_of_the_wrong_width_is_refused():
     with pytest.raises(ValueError, match="1 x C x 5 x 5, got"):
         ska_channels_last(torch.zeros(1, 3, 3, 4), torch.zeros(1, 3, 3, 9, 2))
+
+
+def test_shapes_alone_can_be_computed():
+    x, weight = torch.empty(2, 8, 5, 6, device="meta"), torch.empty(2, 4, 9, 5, 6, device="meta")
+    assert ska(x, weight).shape == (2, 8, 5, 6)

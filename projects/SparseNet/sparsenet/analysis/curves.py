@@ -101,6 +101,7 @@ def plot_curves(
     Raises:
         OutputError: If the file cannot be written.
     """
+    is_classifier = all("epoch" in line for run in runs.values() for line in run)
     columns = min(_COLUMNS, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1] + 0.5), dpi=110)
@@ -110,7 +111,7 @@ def plot_curves(
         for number, run in enumerate(runs.values()):
             _draw(axes, run, key, f"C{number}", window)
         axes.set_title(key, fontsize=10)
-        axes.set_xlabel("iteration", fontsize=8)
+        axes.set_xlabel("epoch" if is_classifier else "iteration", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     handles = [axes.plot([], [], color=f"C{number}")[0] for number in range(len(runs))]

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from sparsenet.engine.processes import run_processes
-from sparsenet.errors import ImageReadError, OutputError
+from sparsenet.errors import AnnotationError, ImageReadError, OutputError
 from sparsenet.files import make_folder, read_json, write_json
 from sparsenet.gigapixel.image_files import find_images, result_folders
 from sparsenet.gigapixel.patient_gather import all_gather
@@ -138,7 +138,7 @@ def run_detection(
 ) -> DetectionRun:
     """Detects in every image and writes one report folder for each.
 
-    An image that cannot be read is noted, and the others go on. Several processes share the images
+    An image that cannot be read, or does not fit the mask, is noted, and the others go on. Several processes share the images
     by file or, where there are fewer images than processes, each image by tile rows.
 
     Args:
@@ -173,7 +173,7 @@ def _detect_share(
     for path, folder in zip(paths[share], folders[share]):
         try:
             summary = worker.detect(path, folder)
-        except ImageReadError as error:
+        except (ImageReadError, AnnotationError) as error:
             if writes:
                 logger.error("%s", error)
             run.failures.append((path, str(error)))
@@ -231,6 +231,7 @@ class ImageDetector:
 
         Raises:
             ImageReadError: If the image cannot be read.
+            AnnotationError: If the mask cannot be read or is none of this image.
             OutputError: If the report cannot be written.
         """
         reader = open_image(path, max_pixels=self._job.cfg.TEST.TILE.MAX_PIXELS)

@@ -22,7 +22,7 @@ from sparsenet.engine.detection import (
     read_summary,
 )
 from sparsenet.engine.processes import ProcessError
-from sparsenet.errors import ImageReadError, MissingDependencyError
+from sparsenet.errors import AnnotationError, ImageReadError, MissingDependencyError
 from sparsenet.files import make_folder
 from sparsenet.gigapixel.image_files import find_images, result_folders
 
@@ -102,7 +102,7 @@ class _Worker:
         error = ""
         try:
             self._detector.detect(Path(row["path"]), Path(row["folder"]))
-        except ImageReadError as raised:
+        except (ImageReadError, AnnotationError) as raised:
             error = str(raised)
         return {**row, "error": error}
 
@@ -127,7 +127,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 def _join_cluster(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
-    except ConnectionError as error:
+    except (ConnectionError, SystemExit) as error:  # the latter where nothing answers
         raise ProcessError(
             f"--address must be that of a running Ray cluster, none was found at {address!r} "
             f"({error}). Start one with `ray start --head`, or leave --address out."

@@ -21,8 +21,8 @@ class GigapixelResult:
         num_tiles: Tiles that went through the model, in this run or in the one that it resumes.
         num_tile_pixels: Pixels that went through the model, padding included.
         selection: Which tiles ran and why; None without tiles.
-        num_saturated_tiles: Tiles in which nearly all proposals became detections, so that some
-            objects may be missing.
+        num_saturated_tiles: Tiles in which the detector found about as many objects as it can, so
+            that some may be missing.
     """
 
     detections: Detections

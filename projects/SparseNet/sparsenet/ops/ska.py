@@ -145,6 +145,8 @@ def _aggregate(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
 def _common_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     dtype = torch.promote_types(x.dtype, weight.dtype)
     device = x.device.type
+    if device == "meta":  # knows no autocast
+        return dtype
     if dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return dtype
