@@ -138,8 +138,9 @@ def run_detection(
 ) -> DetectionRun:
     """Detects in every image and writes one report folder for each.
 
-    An image that cannot be read, or does not fit the mask, is noted, and the others go on. Several processes share the images
-    by file or, where there are fewer images than processes, each image by tile rows.
+    An image that cannot be read, or does not fit the mask, is noted, and the others go on. Several
+    processes share the images by file or, where there are fewer images than processes, each image
+    by tile rows.
 
     Args:
         job: What to do.
