@@ -18,8 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparsenet.data.scene import TruthOptions
-from sparsenet.data.scene_recipe import SceneRecipe, make_scenes
+from sparsenet.data.scenes.recipe import SceneRecipe, make_scenes
+from sparsenet.data.scenes.scene import TruthOptions
 from sparsenet.errors import SparseNetError
 
 

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from sparsenet.data.builtin import register_coco_files
-from sparsenet.data.scene_recipe import SceneRecipe, make_scenes
+from sparsenet.data.scenes.recipe import SceneRecipe, make_scenes
 from sparsenet.engine.detection import build_predictor
 from sparsenet.engine.evaluate import peak_memory_gb, to_instances
 from sparsenet.errors import OutputError

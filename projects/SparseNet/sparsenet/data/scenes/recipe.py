@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsenet.data.scene import SceneComposer, TruthOptions
-from sparsenet.data.scene_cutouts import load_cutouts, split_members
-from sparsenet.data.scene_files import check_format, write_annotations, write_scene
-from sparsenet.data.scene_ground import PhotoGround, list_photos
-from sparsenet.data.scene_layout import choose_layout, load_layouts, place_cutouts
+from sparsenet.data.scenes.cutouts import load_cutouts, split_members
+from sparsenet.data.scenes.files import check_format, write_annotations, write_scene
+from sparsenet.data.scenes.ground import PhotoGround, list_photos
+from sparsenet.data.scenes.layout import choose_layout, load_layouts, place_cutouts
+from sparsenet.data.scenes.scene import SceneComposer, TruthOptions
 from sparsenet.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _real_scenes(recipe: SceneRecipe, quiet: bool) -> Callable[[int, int], _Scen
 
 
 def _drawn_scenes(recipe: SceneRecipe) -> Callable[[int, int], _Scene]:
-    from sparsenet.data.scene_drawn import draw_scene
+    from sparsenet.data.scenes.drawn import draw_scene
 
     def prepare(seed: int, index: int) -> _Scene:
         ground, placements = draw_scene(recipe.size, seed=seed, density=recipe.density)

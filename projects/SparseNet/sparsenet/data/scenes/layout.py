@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sparsenet.data.scene import PERSON, VEHICLE, Placement, contact_shadow
-from sparsenet.data.scene_cutouts import CATEGORY_OF_NAME, Cutout, load_json, split_members
+from sparsenet.data.scenes.cutouts import CATEGORY_OF_NAME, Cutout, load_json, split_members
+from sparsenet.data.scenes.scene import PERSON, VEHICLE, Placement, contact_shadow
 from sparsenet.errors import AnnotationError, ConfigError, DatasetError
 
 _MAX_ENLARGEMENT = 3.0  # beyond it a cut-out is a blur that no camera would produce

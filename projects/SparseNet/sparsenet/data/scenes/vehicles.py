@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sparsenet.data.scene_pen import Colour, Pen, Point, finish, pick, scaled, sprite_size
+from sparsenet.data.scenes.pen import Colour, Pen, Point, finish, pick, scaled, sprite_size
 
 _PAINT: tuple[Colour, ...] = (
     (232, 232, 230), (190, 194, 198), (120, 124, 130), (44, 46, 52), (24, 25, 30), (150, 30, 34),

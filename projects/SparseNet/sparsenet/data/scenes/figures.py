@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sparsenet.data.scene_pen import Colour, Pen, Point, finish, pick, scaled, sprite_size
+from sparsenet.data.scenes.pen import Colour, Pen, Point, finish, pick, scaled, sprite_size
 
 _SKIN: tuple[Colour, ...] = (
     (244, 208, 177), (231, 184, 148), (208, 153, 112), (166, 112, 78), (116, 76, 54), (82, 54, 42),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import pyvips
 
-from sparsenet.data.scene_files import check_format
-from sparsenet.data.scene_pixels import PixelFile
-from sparsenet.data.scene_recipe import SceneRecipe, make_scenes
+from sparsenet.data.scenes.files import check_format
+from sparsenet.data.scenes.pixels import PixelFile
+from sparsenet.data.scenes.recipe import SceneRecipe, make_scenes
 from sparsenet.errors import ConfigError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "datasets"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "datasets"))
 import make_scene
-from data.scene_sources import write_sources
+from data.scenes.sources import write_sources
 
 
 @pytest.fixture

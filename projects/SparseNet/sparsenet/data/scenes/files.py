@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsenet.data.pyramids import save_pyramid, show_progress
-from sparsenet.data.scene import CATEGORIES, SceneComposer, TruthOptions
-from sparsenet.data.scene_pixels import PixelFile
+from sparsenet.data.scenes.pixels import PixelFile
+from sparsenet.data.scenes.scene import CATEGORIES, SceneComposer, TruthOptions
 from sparsenet.errors import ConfigError, OutputError
 from sparsenet.files import write_atomically, write_text
 from sparsenet.tiling.vips_reader import import_pyvips

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from sparsenet.data.scene import (
+from sparsenet.data.scenes.drawn import Perspective, draw_scene
+from sparsenet.data.scenes.figures import PERSON_ASPECT, draw_person
+from sparsenet.data.scenes.paving import DrawnGround, Road
+from sparsenet.data.scenes.pen import sprite_size
+from sparsenet.data.scenes.scene import (
     PERSON,
     SCENERY,
     VEHICLE,
@@ -12,12 +16,8 @@ from sparsenet.data.scene import (
     TruthOptions,
     contact_shadow,
 )
-from sparsenet.data.scene_drawn import Perspective, draw_scene
-from sparsenet.data.scene_figures import PERSON_ASPECT, draw_person
-from sparsenet.data.scene_paving import DrawnGround, Road
-from sparsenet.data.scene_pen import sprite_size
-from sparsenet.data.scene_scenery import SCENERY_KINDS, draw_scenery
-from sparsenet.data.scene_vehicles import KINDS, VIEWS, draw_vehicle, vehicle_aspect
+from sparsenet.data.scenes.scenery import SCENERY_KINDS, draw_scenery
+from sparsenet.data.scenes.vehicles import KINDS, VIEWS, draw_vehicle, vehicle_aspect
 from sparsenet.errors import ConfigError
 
 

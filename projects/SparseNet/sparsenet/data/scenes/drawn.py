@@ -12,12 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from sparsenet.data.scene import PERSON, SCENERY, VEHICLE, Placement, contact_shadow
-from sparsenet.data.scene_figures import PERSON_ASPECT, draw_person
-from sparsenet.data.scene_paving import DrawnGround, Road
-from sparsenet.data.scene_pen import sprite_size
-from sparsenet.data.scene_scenery import SCENERY_KINDS, draw_scenery
-from sparsenet.data.scene_vehicles import KINDS, draw_vehicle, vehicle_aspect
+from sparsenet.data.scenes.figures import PERSON_ASPECT, draw_person
+from sparsenet.data.scenes.paving import DrawnGround, Road
+from sparsenet.data.scenes.pen import sprite_size
+from sparsenet.data.scenes.scene import PERSON, SCENERY, VEHICLE, Placement, contact_shadow
+from sparsenet.data.scenes.scenery import SCENERY_KINDS, draw_scenery
+from sparsenet.data.scenes.vehicles import KINDS, draw_vehicle, vehicle_aspect
 
 # Height of a grown person at the top and at the bottom of a large scene, in pixels. In small scenes
 # the nearest person is a fixed share of the scene, so that several fit.

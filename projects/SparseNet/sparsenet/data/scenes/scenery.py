@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sparsenet.data.scene_pen import Colour, Pen, finish, pick, scaled, sprite_size
+from sparsenet.data.scenes.pen import Colour, Pen, finish, pick, scaled, sprite_size
 
 # Kind -> (height in heights of a person, width over height, how frequent).
 SCENERY_KINDS: dict[str, tuple[float, float, float]] = {

@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from sparsenet.data.scene import PERSON, VEHICLE
+from sparsenet.data.scenes.scene import PERSON, VEHICLE
 from sparsenet.errors import AnnotationError, ConfigError, DatasetError, DatasetNotFoundError
 
 logger = logging.getLogger(__name__)

@@ -5,21 +5,21 @@ import json
 import cv2
 import numpy as np
 import pytest
-from data.scene_sources import photo_of, write_coco, write_sources
+from data.scenes.sources import photo_of, write_coco, write_sources
 
-from sparsenet.data.scene import (
-    PERSON,
-    SCENERY,
-    VEHICLE,
-)
-from sparsenet.data.scene_cutouts import load_cutouts, split_members
-from sparsenet.data.scene_ground import PhotoGround, list_photos
-from sparsenet.data.scene_layout import (
+from sparsenet.data.scenes.cutouts import load_cutouts, split_members
+from sparsenet.data.scenes.ground import PhotoGround, list_photos
+from sparsenet.data.scenes.layout import (
     choose_layout,
     load_layouts,
     place_cutouts,
     resize_rgba,
     scene_of,
+)
+from sparsenet.data.scenes.scene import (
+    PERSON,
+    SCENERY,
+    VEHICLE,
 )
 from sparsenet.errors import AnnotationError, ConfigError, DatasetError, DatasetNotFoundError
 
