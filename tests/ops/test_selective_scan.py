@@ -1,4 +1,7 @@
 import importlib.util
+import logging
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from sparsenet.errors import ConfigError, MissingDependencyError
 from sparsenet.ops.cross_scan import cross_merge, cross_scan
 from sparsenet.ops.selective_scan import (
+    _what_is_wrong,
     choose_backend,
     cross_selective_scan,
     grid_scan,
@@ -204,3 +208,87 @@ def test_unknown_and_missing_backends_are_named():
         with pytest.raises(MissingDependencyError, match="pip install mamba-ssm"):
             choose_backend("mamba", x)
     assert choose_backend("auto", x) == "blocked"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"B": (2, 2, 3, 5), "C": (2, 2, 3, 5)}, r"B must be .*here 2 x 2 x 1 x 5, got .*3, 5\)"),
+        ({"B": (1, 2, 1, 5), "C": (1, 2, 1, 5)}, r"B must be .* got \(1, 2, 1, 5\)"),
+        ({"C": (2, 2, 1, 4)}, r"C must be \(batch, K, N, L\), here 2 x 2 x 1 x 5"),
+        ({"B": (2, 1, 5), "C": (2, 1, 5)}, "B must be .*here 2 x K x 1 x 5, got"),
+        ({"u": (2, 6, 0), "delta": (2, 6, 0), "B": (2, 2, 1, 0), "C": (2, 2, 1, 0)}, "L has no"),
+        ({"B": (2, 4, 1, 5), "C": (2, 4, 1, 5)}, "K = 4 groups .* divide .*got 6 channels"),
+        ({"D": (1,)}, r"D must be \(K·E\), here 6, got \(1,\)"),
+    ],
+)
+def test_sequences_that_do_not_fit_are_named(change, message):
+    tensors = dict(zip(NAMES, _sequences(5)))
+    tensors |= {name: torch.zeros(shape) for name, shape in change.items()}
+    for backend in ("auto", "reference"):
+        with pytest.raises(ValueError, match=message):
+            selective_scan(**tensors, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"B": (4, 2, 3, 4, 3), "C": (4, 2, 3, 4, 3)}, "B must be .*here 4 x 2 x 3 x 4 x 1, got"),
+        ({"B": (4, 1, 3, 4, 1), "C": (4, 1, 3, 4, 1)}, "B must be"),
+        (
+            {"delta": (2, 2, 3, 4, 3)},
+            r"delta must be \(4, batch, H, W, E\), here 4 x 2 x 3 x 4 x 3",
+        ),
+        ({"u": (2, 12, 3)}, r"u must be \(batch, H, W, E\), here batch x H x W x E, got"),
+        ({"delta_bias": (4, 1)}, "delta_bias must be"),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(change, message):
+    tensors = dict(zip(NAMES, _maps(3, 4)))
+    tensors |= {name: torch.zeros(shape) for name, shape in change.items()}
+    for backend in ("auto", "reference"):
+        with pytest.raises(ValueError, match=message):
+            cross_selective_scan(**tensors, backend=backend)
+
+
+def test_an_empty_map_is_named_and_an_empty_batch_is_scanned():
+    with pytest.raises(ValueError, match="H has no entries"):
+        cross_selective_scan(*_maps(0, 4))
+    assert cross_selective_scan(*_maps(3, 4, batch=0)).shape == (0, 3, 4, 3)
+
+
+@pytest.fixture
+def mamba_stub(monkeypatch, tmp_path):
+    """A package mamba_ssm with the scan, but without selective_scan_cuda."""
+    folder = tmp_path / "mamba_ssm" / "ops"
+    folder.mkdir(parents=True)
+    (tmp_path / "mamba_ssm" / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    (folder / "selective_scan_interface.py").write_text("selective_scan_fn = None\n")
+    for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)  # its import fails
+    monkeypatch.syspath_prepend(tmp_path)
+    _what_is_wrong.cache_clear()
+    yield monkeypatch
+    _what_is_wrong.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+class _OnGpu:
+    device, dtype = torch.device("cuda"), torch.float32
+
+
+def test_a_mamba_without_its_kernel_is_passed_over_and_told_once(mamba_stub, caplog):
+    expected = "triton" if importlib.util.find_spec("triton") else "blocked"
+    with caplog.at_level(logging.WARNING):
+        assert [choose_backend("auto", _OnGpu()) for _ in range(3)] == [expected] * 3
+    assert [r.getMessage()[:30] for r in caplog.records] == ["The scan goes without mamba-ss"]
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported .*selective_scan_cuda"):
+        choose_backend("mamba", _OnGpu())
+
+
+def test_a_whole_mamba_is_the_first_choice_on_a_gpu(mamba_stub):
+    mamba_stub.setitem(sys.modules, "selective_scan_cuda", ModuleType("selective_scan_cuda"))
+    assert choose_backend("auto", _OnGpu()) == "mamba"

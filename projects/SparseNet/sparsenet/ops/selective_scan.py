@@ -13,7 +13,9 @@ inputs), as decays close to 1 need.
 
 import functools
 import importlib.util
+import logging
 import math
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -27,8 +29,29 @@ from sparsenet.ops.cross_scan import NUM_DIRECTIONS, cross_merge, maps_to_sequen
 from sparsenet.ops.precision import at_least_float32
 from sparsenet.ops.selective_scan_blocked import ScanInputs
 
+logger = logging.getLogger(__name__)
+
 BACKENDS = ("reference", "blocked", "triton", "mamba")
 _SHORT = 64  # up to here one line is as fast as several
+# Axes of the arguments, in their order.
+_SEQUENCES = {
+    "u": ("batch", "K·E", "L"),
+    "delta": ("batch", "K·E", "L"),
+    "A": ("K·E", "N"),
+    "B": ("batch", "K", "N", "L"),
+    "C": ("batch", "K", "N", "L"),
+    "D": ("K·E",),
+    "delta_bias": ("K·E",),
+}
+_MAPS = {
+    "u": ("batch", "H", "W", "E"),
+    "delta": ("4", "batch", "H", "W", "E"),
+    "A": ("4", "E", "N"),
+    "B": ("4", "batch", "H", "W", "N"),
+    "C": ("4", "batch", "H", "W", "N"),
+    "D": ("4", "E"),
+    "delta_bias": ("4", "E"),
+}
 
 
 def selective_scan(  # noqa: PLR0913  (mamba-ssm's arguments)
@@ -59,7 +82,9 @@ def selective_scan(  # noqa: PLR0913  (mamba-ssm's arguments)
     Raises:
         ConfigError: If the backend is not known or cannot run float64.
         MissingDependencyError: If the backend is not installed.
+        ValueError: If the shapes do not fit each other.
     """
+    _check_shapes(_SEQUENCES, u, delta, A, B, C, D, delta_bias)
     backend = choose_backend(backend, u)
     u, delta, A, B, C = (at_least_float32(t) for t in (u, delta, A, B, C))
     D, delta_bias = (_or_zeros(t, A[:, 0]) for t in (D, delta_bias))
@@ -118,7 +143,9 @@ def cross_selective_scan(
     Raises:
         ConfigError: If the backend is not known or cannot run float64.
         MissingDependencyError: If the backend is not installed.
+        ValueError: If the shapes do not fit each other.
     """
+    _check_shapes(_MAPS, u, delta, A, B, C, D, delta_bias)
     backend = choose_backend(backend, u)
     u, delta, A, B, C = (at_least_float32(t) for t in (u, delta, A, B, C))
     if backend in ("blocked", "triton"):
@@ -254,16 +281,16 @@ def _(grad: Tensor, states: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
 
 
 def choose_backend(name: str, like: Tensor) -> str:
-    """The backend that runs tensors like ``like``; "auto" takes the fastest that is installed.
+    """The backend that runs tensors like ``like``; "auto" takes the fastest that can run.
 
     Raises:
         ConfigError: If the backend is not known or cannot run float64.
-        MissingDependencyError: If the backend is not installed.
+        MissingDependencyError: If the backend is not installed, or is broken.
     """
     if name == "auto":
         if like.device.type != "cuda" or like.dtype == torch.float64:
             return "blocked"
-        return next((b for b in ("mamba", "triton") if _is_installed(b)), "blocked")
+        return next((b for b in ("mamba", "triton") if not _what_is_wrong(b)), "blocked")
     if name not in BACKENDS:
         raise ConfigError(
             f"The scan's backend must be auto or one of {', '.join(BACKENDS)}; got {name!r}."
@@ -272,19 +299,32 @@ def choose_backend(name: str, like: Tensor) -> str:
         raise ConfigError(
             f"The scan's backend {name!r} computes in float32, got float64. Use 'blocked'."
         )
-    if not _is_installed(name):
+    if problem := _what_is_wrong(name):
         package = {"mamba": "mamba-ssm", "triton": "triton"}[name]
         raise MissingDependencyError(
-            f"The scan's backend {name!r} needs {package}, which is not installed. "
+            f"The scan's backend {name!r} needs {package}, which {problem}. "
             f"Install it with `pip install {package}`, or use 'auto'."
         )
     return name
 
 
 @functools.cache
-def _is_installed(backend: str) -> bool:
+def _what_is_wrong(backend: str) -> str:
+    """With the package of a backend; empty where it can run."""
     module = {"mamba": "mamba_ssm", "triton": "triton"}.get(backend)
-    return module is None or importlib.util.find_spec(module) is not None
+    if module is None:
+        return ""
+    if importlib.util.find_spec(module) is None:
+        return "is not installed"
+    if backend == "triton":
+        return ""
+    try:  # newer builds lack the kernel; builds for another torch fail while they are loaded
+        importlib.import_module("selective_scan_cuda")
+        _mamba_function()
+    except Exception as error:
+        logger.warning("The scan goes without mamba-ssm, which cannot be imported: %r.", error)
+        return f"cannot be imported ({error!r})"
+    return ""
 
 
 def _triton() -> ModuleType:
@@ -303,12 +343,39 @@ def _mamba_scan(
     *,
     delta_softplus: bool = True,
 ) -> Tensor:
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
     # Its kernel wants the last axis contiguous; no gate z.
     u, delta, B, C = (t.contiguous() for t in (u, delta, B, C))
-    return selective_scan_fn(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+    return _mamba_function()(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+
+
+def _mamba_function() -> Callable[..., Tensor]:
+    return importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
 
 def _or_zeros(x: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if x is None else at_least_float32(x)
+
+
+def _check_shapes(layout: Mapping[str, tuple[str, ...]], *tensors: Tensor | None) -> None:
+    """Raises ValueError where an axis is missing, empty, or as long as it is not elsewhere."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return
+    sizes = {"4": NUM_DIRECTIONS}
+    for (name, axes), tensor in zip(layout.items(), tensors):
+        if tensor is None:
+            continue
+        shape = tuple(tensor.shape)
+        if len(shape) == len(axes):
+            expected = tuple(sizes.setdefault(axis, n) for axis, n in zip(axes, shape))
+        if len(shape) != len(axes) or shape != expected:
+            wanted = " x ".join(str(sizes.get(axis, axis)) for axis in axes)
+            raise ValueError(
+                f"the scan's {name} must be ({', '.join(axes)}), here {wanted}, got {shape}"
+            )
+    if empty := [axis for axis, n in sizes.items() if n < 1 and axis != "batch"]:
+        raise ValueError(f"the axes of a scan must not be empty, {', '.join(empty)} has no entries")
+    if sizes.get("K·E", 0) % sizes.get("K", 1):
+        raise ValueError(
+            f"the K = {sizes['K']} groups of B and C must divide the channels of u, got "
+            f"{sizes['K·E']} channels"
+        )
