@@ -217,6 +217,18 @@ def test_masks_tell_apart_what_boxes_cannot():
     part = [(0, 0, 100, 100, 0.9, 0, 0), (0, 0, 40, 100, 0.8, 1, 1)]
     assert len(merge_detections(with_masks(part, ["right", "all"]))) == 2
     assert len(merge_detections(with_masks(part, ["all", "left"]))) == 1
+    cut = [(0, 0, 110, 100, 0.9, 1, 0), (90, 0, 200, 100, 0.8, 1, 1)]  # in tiles 0-110 and 90-200
+    windows = np.array([(0, 0, 110, 200), (90, 0, 200, 200)])
+    for covers, num in ((["all", "all"], 1), (["left", "right"], 2), (["all", "right"], 2)):
+        assert len(merge_detections(with_masks(cut, covers), tile_windows=windows)) == num
+
+
+@pytest.mark.parametrize("side", [0.4, 1.1, 2.2, 3.9])
+def test_small_duplicates_merge_with_masks_as_without(side):
+    """Whole-pixel masks are larger than such boxes."""
+    rows = [(10.4, 20.4, 10.4 + side, 20.4 + side, 0.9 - 0.1 * i, 0, i) for i in range(2)]
+    assert len(merge_detections(detections(rows))) == 1
+    assert len(merge_detections(with_masks(rows, ["all", "all"]))) == 1
 
 
 def test_the_area_of_each_mask_is_taken_once(monkeypatch):

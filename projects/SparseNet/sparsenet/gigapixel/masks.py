@@ -16,6 +16,10 @@ from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as coco_mask
 
 
+# COCO counts the pixels of an image in 32 bits.
+MAX_RUN_LENGTH_PIXELS = 2**32 - 1
+
+
 def mask_windows(boxes_xyxy: np.ndarray) -> np.ndarray:
     """(N, 4) int64 ``x1, y1, x2, y2``: the whole pixels that (N, 4) boxes touch, at least one."""
     low = np.floor(boxes_xyxy[:, :2]).astype(np.int64)
@@ -50,8 +54,8 @@ def encode_roi_mask(probabilities: torch.Tensor, box_xyxy: np.ndarray) -> dict[s
 
 def mask_in_image(
     run_lengths: dict[str, Any], box_xyxy: np.ndarray, image_size: tuple[int, int]
-) -> dict[str, Any]:
-    """The same mask as run lengths of the whole image, without ever drawing the image.
+) -> dict[str, Any] | list[list[float]]:
+    """The same mask as COCO's segmentation of the whole image, without ever drawing the image.
 
     Args:
         run_lengths: Of the window of the box.
@@ -59,10 +63,13 @@ def mask_in_image(
         image_size: ``(h, w)``.
 
     Returns:
-        COCO run lengths, ``counts`` as text, ready for JSON.
+        COCO run lengths, ``counts`` as text, ready for JSON. Where the image has more pixels than
+        ``MAX_RUN_LENGTH_PIXELS``, COCO polygons ``[x, y, x, y, ...]`` without holes.
     """
-    x, y = mask_windows(box_xyxy[None])[0, :2].tolist()
     height, width = image_size
+    if height * width > MAX_RUN_LENGTH_PIXELS:
+        return [ring.ravel().tolist() for ring in mask_polygons(run_lengths, box_xyxy)]
+    x, y = mask_windows(box_xyxy[None])[0, :2].tolist()
     pixels = decode_mask(run_lengths)
     # Runs go down the columns: a column of the window is a run of the image between two gaps.
     columns = np.flatnonzero(pixels.any(axis=0))
@@ -134,3 +141,22 @@ def shared_mask_areas(
             )
             shared[pair] = np.count_nonzero(a & b)
     return shared
+
+
+def mask_areas_within(
+    masks: np.ndarray, boxes_xyxy: np.ndarray, windows_xyxy: np.ndarray
+) -> np.ndarray:
+    """(N,) float64 pixels of each mask inside a window of its own.
+
+    Args:
+        masks: (N,) run lengths.
+        boxes_xyxy: (N, 4) their boxes, full-image pixels.
+        windows_xyxy: (N, 4) whole full-image pixels.
+    """
+    low = mask_windows(boxes_xyxy)[:, [0, 1, 0, 1]]
+    cuts = (windows_xyxy.astype(np.int64) - low).clip(min=0).tolist()
+    areas = [
+        np.count_nonzero(decode_mask(mask)[y1:y2, x1:x2])
+        for mask, (x1, y1, x2, y2) in zip(masks, cuts)
+    ]
+    return np.array(areas, dtype=np.float64)
