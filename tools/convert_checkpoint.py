@@ -16,7 +16,6 @@ with ``--config-file`` the model of that file says what it can use of the result
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from detectron2.modeling import build_model
 
 from sparsenet.config import load_config
 from sparsenet.errors import SparseNetError
+from sparsenet.files import make_folder, write_atomically
 from sparsenet.modeling.checkpoint import copy_state, read_checkpoint
 from sparsenet.modeling.key_conversion import CONVERSIONS, convert_state
 
@@ -57,17 +57,16 @@ def main(argv: list[str] | None = None) -> int:
         if args.config_file:
             model = build_model(load_config(args.config_file, ["MODEL.DEVICE", "cpu"]))
             print(copy_state(model, state, source=str(args.input)))
+        if args.half:
+            state = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+        content = {"model": state}
+        if args.class_names:
+            content["class_names"] = args.class_names
+        make_folder(args.output.parent)
+        write_atomically(args.output, lambda part: torch.save(content, part))
     except SparseNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.half:
-        state = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    content = {"model": state}
-    if args.class_names:
-        content["class_names"] = args.class_names
-    torch.save(content, temporary)
-    os.replace(temporary, args.output)
     count = sum(tensor.numel() for tensor in state.values())
     print(
         f"{args.output}: {len(state)} tensors, {count:,} values, {args.output.stat().st_size:,} B"

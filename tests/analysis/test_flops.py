@@ -7,6 +7,7 @@ import torchvision
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_str
 from torch import nn
 
+from sparsenet.analysis.backbone_speed import BackboneCase, set_keep_ratio
 from sparsenet.analysis.flops import ActivationCount, FlopCount
 from sparsenet.analysis.op_handles import FLOP_HANDLES, OpValue
 
@@ -64,6 +65,21 @@ def test_equal_to_fvcore_on_known_networks(build) -> None:
 class Attention(nn.Module):
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("local_module", ["attention", "conv", "ls"])
+def test_a_linear_layer_of_onednn_counts_as_any_other(local_module: str) -> None:
+    backbone = BackboneCase(local_module, "nano").build()
+    set_keep_ratio(backbone, 0.5)
+    images = [torch.randn(1, 3, 96, 128)]
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = FlopCount(backbone, images).by_operator()
+    found = FlopCount(backbone, images)
+    assert sum(found.by_operator().values()) == sum(expected.values())
+    assert not any("linear" in name or "mm" in name for name in found.unsupported_ops())
+    with torch.backends.mkldnn.flags(enabled=False):
+        values = ActivationCount(backbone, images).total()
+    assert ActivationCount(backbone, images).total() == values
 
 
 def test_fused_attention_counts_both_products() -> None:

@@ -51,6 +51,15 @@ def test_no_selection_is_larger_than_the_largest_budget(windows, keep, explorati
     assert kept.sum(dim=1).tolist() == [most] * 3 and most <= windows
 
 
+def test_no_budget_is_rounded_past_the_largest():
+    """170 · .3 is 51; in float32 it is a little more."""
+    for num_windows in range(1, 1500):
+        logits = torch.zeros(1, num_windows)
+        for keep in (0.3, 0.6, 0.15, 0.09):
+            kept = select_windows(logits, torch.ones(1, num_windows, dtype=torch.bool), keep)
+            assert kept.sum() == max(1, largest_budget(num_windows, keep)), (num_windows, keep)
+
+
 def test_padding_never_wins_and_does_not_count():
     logits = torch.tensor([[0.0, 1, 2, 3, 9, 9], [0.0, 1, 2, 3, 4, 5]])
     valid = _all_valid(2, 6)

@@ -222,9 +222,10 @@ def test_inductor_gives_the_same(local_module):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("local_module", LOCAL_MODULES)
-def test_a_cuda_graph_replays_new_images(local_module):
-    net = _net(local_module, window_size=4).eval().cuda()
+def test_a_cuda_graph_replays_new_images(local_module, threshold):
+    net = _net(local_module, window_size=4, keep_threshold=threshold).eval().cuda()
     images = torch.randn(1, 3, 64, 96, device="cuda")
     with torch.no_grad():
         for _ in range(3):  # libraries choose their kernels outside the capture
@@ -268,6 +269,11 @@ def test_later_stages_are_not_built_and_drop_path_grows():
     full = _net("conv", drop_path_rate=0.1)
     rates = [block.drop_path.rate for stage in full.stages for block in stage.blocks]
     assert rates[0] == 0 and rates[-1] == pytest.approx(0.1) and rates == sorted(rates)
+
+
+def test_the_sparse_neck_needs_kept_windows():
+    with pytest.raises(ConfigError, match=r"DESIGN must be corrected with NECK sparse_fpn"):
+        build_backbone(_config(DESIGN="faithful", NECK="sparse_fpn", LOCAL_MODULE="conv"))
 
 
 def test_fpn_names_and_sizes():

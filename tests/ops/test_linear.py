@@ -33,11 +33,25 @@ def test_rows_are_cut_into_at_least_16_images():
 
 
 def test_only_float32_without_autocast_goes_to_onednn():
-    x = torch.zeros(1000, 8)
-    assert module._suits_onednn(x) == torch.backends.mkldnn.enabled
-    assert not module._suits_onednn(x.double())
+    x, weight = torch.zeros(1000, 8), torch.zeros(4, 8)
+    assert module._suits_onednn(x, weight) == torch.backends.mkldnn.enabled
+    assert not module._suits_onednn(x.double(), weight.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not module._suits_onednn(x)
+        assert not module._suits_onednn(x, weight)
+
+
+@pytest.mark.parametrize("bias", [torch.randn(40)[::2], torch.randn(1).expand(20)])
+def test_a_bias_of_any_stride(bias):
+    x, weight = torch.randn(7, 12).t(), torch.randn(40, 7)[::2]
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+def test_what_does_not_fit_is_told_as_by_the_reference():
+    with torch.no_grad(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(torch.zeros(3, 8), torch.zeros(4, 9))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        linear(torch.zeros(3, 8), torch.zeros(4, 8).half())
 
 
 def test_a_trace_takes_other_sizes():

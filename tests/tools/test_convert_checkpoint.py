@@ -53,6 +53,14 @@ def test_a_torchvision_resnet_fits_a_detector(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_an_absent_folder_is_made_and_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
+    assert run(tmp_path / "a.pth", tmp_path / "new" / "b.pth").returncode == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.pth"]
+    result = run(tmp_path / "a.pth", tmp_path / "a.pth" / "b.pth")
+    assert result.returncode == 2 and "must go to a folder" in result.stderr
+
+
 def test_missing_input_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "none.pth", tmp_path / "b.pth")
     assert result.returncode == 2 and "error: The weights must be a file" in result.stderr

@@ -190,7 +190,7 @@ class MaskedStage(nn.Module):
 
     def forward(self, x: Tensor, content: Tensor | None) -> tuple[Tensor, WindowSelection]:
         """See :class:`sparsenet.modeling.backbone.sparsenet.SparseStage`."""
-        out, selection = self.stage(x, content)
+        out, selection = self.stage(x if torch.is_grad_enabled() else x.clone(), content)
         kept = select_windows(selection.logits, selection.valid, self.share)
         grid = WindowGrid((x.shape[1], x.shape[2]), self.stage.window_size)
         mask = spread_windows(kept.view(-1, *grid.size, 1), grid)  # (B, H, W, 1)

@@ -24,7 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparsenet.analysis.op_handles import FLOP_HANDLES, FREE_OPS, Handle, OpValue
 
 # Operators whose outputs count as activations, as fvcore's: products and convolutions.
-_ACTIVATION_OPS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::convolution")
+_ACTIVATION_OPS = (
+    "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::convolution",
+    "mkldnn::_linear_pointwise",
+)  # fmt: skip
 
 
 class FlopCount(FlopCountAnalysis):

@@ -80,6 +80,11 @@ def _roi_align(inputs: Sequence[OpValue], outputs: Sequence[OpValue]) -> float:
     return 4 * channels * num_samples
 
 
+def _linear(inputs: Sequence[OpValue], outputs: Sequence[OpValue]) -> float:
+    """Inputs x (..., C) and weight (C', C)."""
+    return math.prod(inputs[0].sizes()) * inputs[1].sizes()[0]
+
+
 def _small_kernel_aggregation(inputs: Sequence[OpValue], outputs: Sequence[OpValue]) -> float:
     """k² multiply-adds per output; inputs x (A, C, H, W) and weight (A, G, k², H, W)."""
     return math.prod(outputs[0].sizes()) * inputs[1].sizes()[2]
@@ -114,6 +119,7 @@ FLOP_HANDLES: dict[str, Handle] = {
     "aten::_adaptive_avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
     "aten::grid_sampler_2d": jit_handles.elementwise_flop_counter(0, 4),
     "torchvision::roi_align": _roi_align,
+    "mkldnn::_linear_pointwise": _linear,
     "sparsenet::ska": _small_kernel_aggregation,
     "sparsenet::grid_scan": _grid_scan,
 }

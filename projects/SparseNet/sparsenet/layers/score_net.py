@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsenet.layers.kept_windows import KeptWindows
+from sparsenet.ops.precision import without_autocast
 
 
 @dataclass
@@ -65,9 +66,11 @@ class ScoreNet(nn.Module):
         """
         variance = (mean_square - mean.square()).clamp_min(0)  # E[x²] - E[x]²
         x = torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1)  # (B, rows, columns, 2C)
-        x = self.act(self.reduce(self.norm(x))) * valid.unsqueeze(-1)
-        around = self.context(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.predict(self.act(x + around)).flatten(1)  # (B, rows·columns)
+        with without_autocast(x):  # bfloat16 would keep other windows
+            x = self.act(self.reduce(self.norm(x.to(self.norm.weight.dtype))))
+            x = x * valid.unsqueeze(-1)
+            around = self.context(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return self.predict(self.act(x + around)).flatten(1)  # (B, rows·columns)
 
 
 def select_windows(
@@ -93,13 +96,13 @@ def select_windows(
     if keep_ratio >= 1 and threshold is None:
         return valid.clone()
     num_valid = valid.sum(dim=1, keepdim=True)
-    budget = (num_valid * keep_ratio - 1e-6).ceil()
+    budget = (num_valid.double() * keep_ratio - 1e-6).ceil()  # as largest_budget counts
     if threshold is not None:
         is_wanted = (logits.detach().sigmoid() >= threshold) & valid
         budget = torch.minimum(budget, is_wanted.sum(dim=1, keepdim=True))
     kept = _best(logits.detach(), valid, budget.clamp_min(1))
     if exploration > 0:
-        extra = (num_valid * exploration - 1e-6).ceil()
+        extra = (num_valid.double() * exploration - 1e-6).ceil()
         kept = kept | _best(torch.rand_like(logits), valid & ~kept, extra)
     return kept
 

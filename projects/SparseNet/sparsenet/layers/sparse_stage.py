@@ -83,7 +83,7 @@ class SparseStage(nn.Module):
         valid = valid.flatten(1)  # (B, N)
         exploration = self.exploration if self.training else 0.0
         kept = select_windows(logits, valid, self.keep_ratio, exploration, self.keep_threshold)
-        coarse = self.global_branch(mean, None if mask is None else valid)
+        coarse = self.global_branch(mean.to(x.dtype), None if mask is None else valid)
         x = add_to_windows(x, coarse.to(x.dtype), grid)  # (B, H, W, C)
         if self.keeps_all and self.can_run_dense:
             windows, x = None, self._run_dense(x, grid, logits.sigmoid())
@@ -118,7 +118,7 @@ class SparseStage(nn.Module):
     def _slots(self, kept: Tensor, x: Tensor, exploration: float) -> tuple[Tensor, int | None]:
         """Windows to compute (B, N), and how many slots an image gets; None: as many as it keeps.
 
-        A budget by threshold costs an accelerator one look at the largest count; a compiled graph
+        A budget by threshold costs an accelerator one look at the largest count; a recorded graph
         cannot look and takes the most that the ratio allows.
         """
         num_windows = kept.shape[1]
@@ -127,7 +127,8 @@ class SparseStage(nn.Module):
         if runs_eagerly_on_cpu(x):
             return kept, None
         most = largest_budget(num_windows, self.keep_ratio, exploration)
-        if self.keep_threshold is None or torch.compiler.is_compiling():
+        is_captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if self.keep_threshold is None or torch.compiler.is_compiling() or is_captured:
             return kept, most
         return kept, bucket(int(kept.sum(dim=1).amax()), most)
 

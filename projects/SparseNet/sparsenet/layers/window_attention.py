@@ -56,16 +56,18 @@ class WindowAttention(nn.Module):
         table = self.key_value(cells).flatten(0, 2)  # (P·S², 2C)
         if self.halo == 0:
             index = torch.arange(len(table), device=table.device)
-            return table, index.view(len(cells), -1)
+            return table, index.view(len(cells), cells.shape[1] ** 2)
+        side = cells.shape[1] + 2 * self.halo
         outside = self.key_value(pointwise(layout.outside(self.halo)))  # (R, 2C)
         table = torch.cat([table, outside, table.new_zeros(1, table.shape[1])])
-        return table, layout.windows.halo(self.halo).table.view(len(cells), -1)
+        return table, layout.windows.halo(self.halo).table.view(len(cells), side * side)
 
     def _attend(
         self, cells: Tensor, table: Tensor, index: Tensor, bias: Tensor, inside: Tensor | None
     ) -> Tensor:
         q = self._heads(self.query(cells).flatten(1, 2), 1)[0]  # (P, heads, S², d)
-        around = table.index_select(0, index.flatten()).view(*index.shape, -1)  # (P, K, 2C)
+        around = table.index_select(0, index.flatten())  # (P·K, 2C)
+        around = around.view(*index.shape, table.shape[1])  # (P, K, 2C)
         k, v = self._heads(around, 2)  # (P, heads, K, d)
         out = _attention(q, k, v, bias.to(q.dtype), inside)  # (P, heads, S², d)
         return self.proj(out.transpose(1, 2).flatten(2)).view_as(cells)
@@ -97,7 +99,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, inside: Tensor | N
 
 
 def _slices(length: int, step: int) -> list[slice]:
-    return [slice(start, start + step) for start in range(0, length, step)]
+    return [slice(start, start + step) for start in range(0, max(1, length), step)]
 
 
 def relative_position_index(window_size: int, halo: int) -> Tensor:

@@ -18,10 +18,12 @@ _MIN_ROWS_PER_IMAGE = 4  # with less, oneDNN's convolution is slower than MKL
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of x (..., C) and weight (C', C): (..., C')."""
-    if not _suits_onednn(x):
+    if not _suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     if _HAS_FUSED_LINEAR and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(
+            x, weight, None if bias is None else bias.contiguous(), "none", [], ""
+        )
     num_images = _num_images(x)
     if num_images is None:
         return F.linear(x, weight, bias)
@@ -33,11 +35,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 _HAS_FUSED_LINEAR = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _suits_onednn(x: Tensor) -> bool:
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False  # a traced graph must not hold sizes
+    if x.dtype != weight.dtype or x.shape[-1] != weight.shape[-1]:
+        return False  # F.linear says what is wrong
     if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
         return False
-    # oneDNN computes bfloat16 anyway; a traced graph must not hold sizes
-    return not (torch.is_autocast_enabled("cpu") or torch.jit.is_tracing())  # type: ignore[attr-defined]
+    return not torch.is_autocast_enabled("cpu")  # oneDNN computes bfloat16 anyway
 
 
 def _num_images(x: Tensor) -> int | None:

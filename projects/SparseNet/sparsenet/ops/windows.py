@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsenet.ops.precision import at_least_float32
+
 # Values of the widest intermediate that a CPU computes at once: 4 MB stay in the cache, and large
 # blocks come from the system page by page on every call (GELU of 98 MB: 74 instead of 10 ms).
 CACHED_VALUES = 1 << 20
@@ -136,10 +138,10 @@ def spread_windows(values: Tensor, grid: WindowGrid) -> Tensor:
 def add_to_windows(x: Tensor, values: Tensor, grid: WindowGrid) -> Tensor:
     """Adds to every cell of ``x`` (B, H, W, C) the value (B, rows, columns, C) of its window.
 
-    The result is contiguous. In inference on a CPU it is written over ``x`` if that is contiguous,
-    and ``values`` are not spread first.
+    The result is contiguous. Where :func:`may_overwrite` allows, it is written over ``x`` if that
+    is contiguous, and ``values`` are not spread first.
     """
-    if torch.is_grad_enabled() or not runs_eagerly_on_cpu(x):
+    if not may_overwrite(x):
         return (x + spread_windows(values, grid)).contiguous()
     x = x.contiguous()
     for row, height in _whole_and_rest(grid.map_size[0], grid.window_size):
@@ -156,18 +158,20 @@ def add_to_windows(x: Tensor, values: Tensor, grid: WindowGrid) -> Tensor:
 def window_moments(
     x: Tensor, grid: WindowGrid, cell_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean of each window's cells and of their squares, see :func:`pool_windows`.
+    """Mean of each window's cells and of their squares, at least float32; see `pool_windows`.
 
     In inference on a CPU, strip by strip: the squares of a whole map would leave the cache.
     """
     if torch.is_grad_enabled() or not runs_eagerly_on_cpu(x):
+        x = at_least_float32(x)
         return pool_windows(x, grid, cell_mask), pool_windows(x.square(), grid, cell_mask)
     values_per_row = x.shape[0] * x.shape[2] * x.shape[3] * grid.window_size
-    height = max(1, CACHED_VALUES // values_per_row) * grid.window_size
+    height = max(1, CACHED_VALUES // max(1, values_per_row)) * grid.window_size
     strips = [slice(top, top + height) for top in range(0, x.shape[1], height)]
     moments = []
     for strip in strips:
-        part, mask = x[:, strip], None if cell_mask is None else cell_mask[:, strip]
+        part = at_least_float32(x[:, strip])
+        mask = None if cell_mask is None else cell_mask[:, strip]
         part_grid = WindowGrid((part.shape[1], part.shape[2]), grid.window_size)
         moments.append([pool_windows(v, part_grid, mask) for v in (part, part.square())])
     mean, mean_square = (torch.cat(parts, dim=1) for parts in zip(*moments))
@@ -278,7 +282,17 @@ def gather_halo(windows: Tensor, outside: Tensor, index: HaloIndex) -> Tensor:
 
 def runs_eagerly_on_cpu(x: Tensor) -> bool:
     """Whether sizes may depend on values: reading one stalls an accelerator and breaks a graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return x.device.type == "cpu" and not is_recorded
+
+
+def may_overwrite(x: Tensor) -> bool:
+    """Whether a result may take the place of ``x``: inference on a CPU.
+
+    A tensor that requires a gradient in a pass without is kept by somebody who will need it again,
+    as in reentrant activation checkpointing.
+    """
+    return not torch.is_grad_enabled() and not x.requires_grad and runs_eagerly_on_cpu(x)
 
 
 def _whole_and_rest(length: int, side: int) -> list[tuple[int, int]]:

@@ -10,7 +10,8 @@ Differs from the published code in:
   windows that are not kept pass through unchanged (there, LayerNorm was added to them);
 * windows exchange through a halo of their neighbours' cells instead of rolled maps or zero padding;
 * LayerNorm before each block instead of BatchNorm: a result depends neither on the batch nor on
-  which other windows were kept (beyond the halo);
+  which other windows were kept (beyond the halo; cells that fill an image up to its batch's size
+  are cells like any other to the local blocks);
 * the global blocks are chained, know positions, and ignore padding;
 * window scores are sigmoids of pooled statistics, are handed out for supervision, and get the
   detection losses' gradient by a straight-through factor on the local update.
@@ -74,7 +75,9 @@ SIZES: dict[str, dict[str, SparseNetSize]] = {
 class SparseNet(Backbone):
     """The four stages at strides 4, 8, 16, 32; outputs are LayerNormed maps "stage0" … "stage3".
 
-    After each forward pass ``selections`` holds one :class:`WindowSelection` per stage.
+    In inference on a CPU the maps between them are overwritten: a forward hook on the stem, a stage
+    or a downsampling that wants to keep its output must copy it. After each forward pass
+    ``selections`` holds one :class:`WindowSelection` per stage.
     """
 
     @configurable
@@ -237,6 +240,11 @@ def _neck(cfg: CfgNode) -> type[FPN]:
     name, norm = cfg.MODEL.SPARSENET.NECK, cfg.MODEL.FPN.NORM
     if name not in NECKS:
         raise ConfigError(f"MODEL.SPARSENET.NECK must be one of {', '.join(NECKS)}; got {name!r}.")
+    if name == "sparse_fpn" and cfg.MODEL.SPARSENET.DESIGN != "corrected":
+        raise ConfigError(
+            "MODEL.SPARSENET.DESIGN must be corrected with NECK sparse_fpn, which computes the "
+            f"windows that it kept; got {cfg.MODEL.SPARSENET.DESIGN!r}. Use NECK fpn."
+        )
     if name == "sparse_fpn" and norm:
         raise ConfigError(
             "MODEL.FPN.NORM must be '' with MODEL.SPARSENET.NECK sparse_fpn, as a norm would see "
