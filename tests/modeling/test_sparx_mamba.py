@@ -119,6 +119,19 @@ def test_drop_path_grows_and_later_stages_are_not_built():
     assert len(short.layers) == 2 and list(short(torch.randn(1, 3, 32, 32))) == ["stage2"]
 
 
+def test_every_parameter_of_chosen_outputs_gets_a_gradient():
+    opts = ["MODEL.BACKBONE.NAME", "build_sparx_mamba_fpn_backbone", "MODEL.SPARX_MAMBA.SIZE",
+            "nano", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FPN.IN_FEATURES"]  # fmt: skip
+    whole = set(_net().state_dict())
+    nets = [_net(out_features=("stage2", "stage4")), _net(out_features=("stage3",)),
+            build_backbone(load_config(None, [*opts, "['stage2', 'stage3']"]))]  # fmt: skip
+    for net in nets:
+        sum(f.square().mean() for f in net(torch.randn(1, 3, 64, 64)).values()).backward()
+        assert [n for n, p in net.named_parameters() if p.grad is None] == []
+    unused = {f"norm.{i}.{leaf}" for i in (0, 2) for leaf in ("weight", "bias")}
+    assert set(nets[0].state_dict()) == whole - unused
+
+
 def test_batch_norms_can_be_frozen():
     net = _net(norm="FrozenBN").train()
     before = {k: v.clone() for k, v in net.named_buffers()}
@@ -135,6 +148,9 @@ def test_batch_norms_can_be_frozen():
         ({"out_features": ()}, "OUT_FEATURES"),
         ({"drop_path_rate": 1.0}, r"DROP_PATH_RATE must be in \[0, 1\)"),
         ({"checkpoint_blocks": (1,)}, "four numbers of blocks"),
+        ({"norm": "foo"}, "NORM must be one of BN, SyncBN, FrozenBN; got 'foo'"),
+        ({"norm": ""}, "NORM must be .* got ''"),
+        ({"norm": "GN"}, "NORM must be .* got 'GN'"),
     ],
 )
 def test_settings_that_cannot_work_are_named(options, message):

@@ -3,6 +3,7 @@ import torch
 
 timm = pytest.importorskip("timm", reason="the classification form lives in timm's registry")
 
+from sparsenet.errors import ConfigError  # noqa: E402
 from sparsenet.modeling.backbone.sparx_mamba_classifier import (  # noqa: E402
     SparXMambaClassifier,
     checkpoint_filter_fn,
@@ -22,6 +23,18 @@ def test_timm_knows_the_published_sizes(letter, expected):
         model = timm.create_model(f"sparx_mamba_{letter}")
     assert sum(p.numel() for p in model.parameters()) == expected
     assert model.default_cfg["crop_pct"] == (0.90 if letter == "t" else 0.95)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": "huge"}, "size of .* must be one of nano, tiny, small, base; got 'huge'"),
+        ({"drop_path_rate": 1.5}, r"drop_path_rate of .* must be in \[0, 1\); got 1.5"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        SparXMambaClassifier(**options)
 
 
 def test_features_only_has_the_chosen_stages():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sparsenet.errors import ConfigError, MissingDependencyError
 from sparsenet.ops.cross_scan import cross_merge, cross_scan
 from sparsenet.ops.selective_scan import (
-    _what_is_wrong,
+    backend_problem,
     choose_backend,
     cross_selective_scan,
     grid_scan,
@@ -269,9 +269,9 @@ def mamba_stub(monkeypatch, tmp_path):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)  # its import fails
     monkeypatch.syspath_prepend(tmp_path)
-    _what_is_wrong.cache_clear()
+    backend_problem.cache_clear()
     yield monkeypatch
-    _what_is_wrong.cache_clear()
+    backend_problem.cache_clear()
     for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
         monkeypatch.delitem(sys.modules, name)
 

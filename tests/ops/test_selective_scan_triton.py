@@ -4,7 +4,6 @@ The interpreter must be chosen before Triton is imported, so that one test runs 
 process of its own.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from sparsenet.ops.selective_scan import cross_selective_scan, selective_scan
+from sparsenet.ops.selective_scan import backend_problem, cross_selective_scan, selective_scan
 
 pytest.importorskip("triton", reason="needs triton, which has no wheels for this platform")
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -21,7 +20,7 @@ runs_kernels = pytest.mark.skipif(
     DEVICE == "cpu" and not IS_INTERPRETED, reason="needs CUDA or TRITON_INTERPRET=1"
 )
 has_mamba = pytest.mark.skipif(
-    DEVICE == "cpu" or importlib.util.find_spec("mamba_ssm") is None,
+    DEVICE == "cpu" or backend_problem("mamba") != "",
     reason="needs CUDA and mamba-ssm",
 )
 MAP_CASES = [  # batch, height, width, channels, states; a chunk has 64 cells, a tile 16 channels

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
 
 import torch
 
 from sparsenet.ops.cross_scan import NUM_DIRECTIONS
-from sparsenet.ops.selective_scan import cross_selective_scan
+from sparsenet.ops.selective_scan import backend_problem, cross_selective_scan
 
 STAGES = {  # (H, W, E)
     "stage 1": (56, 56, 192),
@@ -35,6 +34,6 @@ def scan_inputs(height: int, width: int, channels: int) -> tuple[torch.Tensor, .
 
 def scan_backends() -> tuple[dict[str, partial], dict[str, partial]]:
     """Implementations that run everywhere, the reference first, and those that need a GPU."""
-    names = ["triton", "mamba"] if importlib.util.find_spec("mamba_ssm") else ["triton"]
-    groups = (["reference", "blocked"], names)
+    on_cuda = [name for name in ("triton", "mamba") if not backend_problem(name)]
+    groups = (["reference", "blocked"], on_cuda)
     return tuple({n: partial(cross_selective_scan, backend=n) for n in group} for group in groups)

@@ -290,7 +290,7 @@ def choose_backend(name: str, like: Tensor) -> str:
     if name == "auto":
         if like.device.type != "cuda" or like.dtype == torch.float64:
             return "blocked"
-        return next((b for b in ("mamba", "triton") if not _what_is_wrong(b)), "blocked")
+        return next((b for b in ("mamba", "triton") if not backend_problem(b)), "blocked")
     if name not in BACKENDS:
         raise ConfigError(
             f"The scan's backend must be auto or one of {', '.join(BACKENDS)}; got {name!r}."
@@ -299,7 +299,7 @@ def choose_backend(name: str, like: Tensor) -> str:
         raise ConfigError(
             f"The scan's backend {name!r} computes in float32, got float64. Use 'blocked'."
         )
-    if problem := _what_is_wrong(name):
+    if problem := backend_problem(name):
         package = {"mamba": "mamba-ssm", "triton": "triton"}[name]
         raise MissingDependencyError(
             f"The scan's backend {name!r} needs {package}, which {problem}. "
@@ -309,8 +309,8 @@ def choose_backend(name: str, like: Tensor) -> str:
 
 
 @functools.cache
-def _what_is_wrong(backend: str) -> str:
-    """With the package of a backend; empty where it can run."""
+def backend_problem(backend: str) -> str:
+    """What is wrong with the package of a backend; empty where it can run."""
     module = {"mamba": "mamba_ssm", "triton": "triton"}.get(backend)
     if module is None:
         return ""

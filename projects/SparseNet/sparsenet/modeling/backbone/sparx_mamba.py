@@ -37,6 +37,7 @@ NUM_STAGES = 4
 STAGES = ("stage1", "stage2", "stage3", "stage4")  # strides 4, 8, 16, 32; the paper's numbers
 _REDUCTIONS = (8, 4, 2, 1)  # of queries and keys: to stride 32 in every stage
 _SCALED_STAGES = (2, 3)  # whose skip paths have learned factors
+NORMS = ("BN", "SyncBN", "FrozenBN")  # of Detectron2's, those of the published parameters
 Norm = Callable[[int], nn.Module]
 
 
@@ -186,15 +187,16 @@ class SparXMamba(SparXMambaTrunk, Backbone):
             size: one of ``SIZES``, or its name.
             out_features: names of the outputs; later stages are not built.
             drop_path_rate: of the last block; it grows linearly from 0.
-            norm: as Detectron2's ``get_norm``; follows the convolutions between the blocks.
+            norm: one of ``NORMS``; follows the convolutions between the blocks.
             checkpoint_blocks: first blocks of each stage whose activations are recomputed.
 
         Raises:
             ConfigError: a value is none of the above.
         """
-        size = _checked_size(size)
+        size = checked_size(size, "MODEL.SPARX_MAMBA.SIZE")
         num_stages = _checked_stages(out_features)
-        _check_numbers(drop_path_rate, checkpoint_blocks)
+        check_drop_path_rate(drop_path_rate, "MODEL.SPARX_MAMBA.DROP_PATH_RATE")
+        _check_options(norm, checkpoint_blocks)
         super().__init__(
             size,
             has_learned_scale=True,
@@ -205,7 +207,10 @@ class SparXMamba(SparXMambaTrunk, Backbone):
         )
         self.set_checkpointing(checkpoint_blocks)
         channels = size.channels[:num_stages]
-        self.norm = nn.ModuleList(nn.LayerNorm(c, eps=1e-6) for c in channels)
+        self.norm = nn.ModuleList(
+            nn.LayerNorm(c, eps=1e-6) if name in out_features else nn.Identity()
+            for name, c in zip(STAGES, channels)
+        )  # none whose parameters would never get a gradient: data parallel training needs them all
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(STAGES, channels))
         self._out_feature_strides = {name: 4 * 2**i for i, name in enumerate(STAGES[:num_stages])}
@@ -247,8 +252,8 @@ def build_sparx_mamba_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SparXMam
 def build_sparx_mamba_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Builds the backbone with Detectron2's FPN: stage1 … stage4 become p2 … p5; p6 is a pooled p5.
 
-    The stages are those of ``MODEL.FPN.IN_FEATURES``, or all outputs where that is empty. Without
-    "stage4" there is neither p5 nor p6.
+    The stages are those of ``MODEL.FPN.IN_FEATURES``, or all outputs where that is empty; other
+    outputs are not built. Without "stage4" there is neither p5 nor p6.
 
     Raises:
         ConfigError: If the FPN asks for a stage that the backbone does not put out.
@@ -261,7 +266,7 @@ def build_sparx_mamba_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
             f"got {in_features}."
         )
     return FPN(
-        bottom_up=SparXMamba(cfg, input_shape),
+        bottom_up=SparXMamba(cfg, input_shape, out_features=tuple(in_features)),
         in_features=in_features,
         out_channels=node.OUT_CHANNELS,
         norm=node.NORM,
@@ -328,14 +333,19 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _checked_size(size: SparXMambaSize | str) -> SparXMambaSize:
+def checked_size(size: SparXMambaSize | str, key: str) -> SparXMambaSize:
+    """A size by its name; ``key`` says in the error where the name stood."""
     if isinstance(size, SparXMambaSize):
         return size
     if size not in SIZES:
-        raise ConfigError(
-            f"MODEL.SPARX_MAMBA.SIZE must be one of {', '.join(SIZES)}; got {size!r}."
-        )
+        raise ConfigError(f"{key} must be one of {', '.join(SIZES)}; got {size!r}.")
     return SIZES[size]
+
+
+def check_drop_path_rate(rate: float, key: str) -> None:
+    """Raises ConfigError, which names ``key``, where a rate is not in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ConfigError(f"{key} must be in [0, 1); got {rate!r}.")
 
 
 def _checked_stages(out_features: tuple[str, ...]) -> int:
@@ -349,10 +359,10 @@ def _checked_stages(out_features: tuple[str, ...]) -> int:
     return max(STAGES.index(name) for name in out_features) + 1
 
 
-def _check_numbers(drop_path_rate: float, checkpoint_blocks: tuple[int, ...]) -> None:
-    if not 0 <= drop_path_rate < 1:
+def _check_options(norm: str, checkpoint_blocks: tuple[int, ...]) -> None:
+    if norm not in NORMS:
         raise ConfigError(
-            f"MODEL.SPARX_MAMBA.DROP_PATH_RATE must be in [0, 1); got {drop_path_rate!r}."
+            f"MODEL.SPARX_MAMBA.NORM must be one of {', '.join(NORMS)}; got {norm!r}."
         )
     if len(checkpoint_blocks) != NUM_STAGES or min(checkpoint_blocks) < 0:
         raise ConfigError(

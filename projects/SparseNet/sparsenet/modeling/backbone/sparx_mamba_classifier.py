@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sparsenet.modeling.backbone.sparx_mamba import (
     NUM_STAGES,
-    SIZES,
     SparXMambaSize,
     SparXMambaTrunk,
+    check_drop_path_rate,
+    checked_size,
 )
 
 __all__ = ["SparXMambaClassifier"]
@@ -35,10 +36,15 @@ class SparXMambaClassifier(SparXMambaTrunk):
     ) -> None:
         """
         Args:
-            size: one of ``SIZES``, or its name.
+            size: one of ``sparx_mamba.SIZES``, or its name.
             num_classes: 0: forward returns the pooled features.
+            drop_path_rate: of the last block; it grows linearly from 0.
+
+        Raises:
+            ConfigError: The size or the rate is none of these.
         """
-        size = SIZES[size] if isinstance(size, str) else size
+        size = checked_size(size, "size of a SparXMambaClassifier")
+        check_drop_path_rate(drop_path_rate, "drop_path_rate of a SparXMambaClassifier")
         super().__init__(
             size, has_learned_scale=False, drop_path_rate=drop_path_rate, in_channels=in_chans
         )
