@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -297,6 +298,34 @@ def test_sample_configs_differ_from_the_corrected_in_the_design_alone(local_modu
     corrected.MODEL.SPARSENET.DESIGN = "faithful"
     corrected.OUTPUT_DIR = faithful.OUTPUT_DIR
     assert faithful == corrected
+
+
+# name -> keep, epochs, epoch of the drop (0: none), rate, units
+SEEDS = {
+    "attention_tiny_fpn_12e": ((0.7, 0.5, 0.3, 0.2), 12, 11, 1e-4, None),
+    "conv_tiny_fpn_36e": ((0.7,) * 4, 36, 33, 1e-4, ("LAYERS", (3, 4, 6, 3))),
+    "conv_tiny_fpn_48e": ((0.7,) * 4, 48, 0, 5e-5, ("LAYERS", (2, 2, 6, 2))),
+    "conv_tiny_fpn_48e_keep0.1": ((0.1,) * 4, 48, 0, 5e-5, ("LAYERS", (2, 2, 6, 2))),
+    "ls_tiny_fpn_36e": ((0.1,) * 4, 36, 11, 1e-4, ("DEPTHS", (2, 2, 6, 2))),
+    "ls_tiny_fpn_36e_keep0.5": ((0.5,) * 4, 36, 11, 1e-4, ("DEPTHS", (2, 2, 6, 2))),
+    "ls_tiny_fpn_36e_2242": ((0.1,) * 4, 36, 11, 1e-4, ("DEPTHS", (2, 2, 4, 2))),
+    "ls_tiny_fpn_36e_22162": ((0.1,) * 4, 36, 11, 1e-4, ("DEPTHS", (2, 2, 16, 2))),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_panda_configs_have_the_published_settings(name):
+    keep, epochs, drop, rate, units = SEEDS[name]
+    stem, suffix = re.fullmatch(r"(.*_\d+e)(.*)", name).groups()
+    cfg = load_config(CONFIGS / f"panda/sparse_rcnn_sparsenet_{stem}_faithful{suffix}.yaml")
+    node = cfg.MODEL.SPARSENET
+    assert node.DESIGN == "faithful" and tuple(node.KEEP_RATIO) == keep
+    assert cfg.SOLVER.MAX_ITER == epochs * 39000 // 8 and cfg.SOLVER.IMS_PER_BATCH == 8
+    assert cfg.SOLVER.STEPS == ((drop * 39000 // 8,) if drop else ())
+    assert (rate, 0.1) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER)
+    if units is not None:
+        usual = getattr(SIZES[node.LOCAL_MODULE]["tiny"], units[0].lower())
+        assert (tuple(node.FAITHFUL[units[0]]) or usual) == units[1]
 
 
 @pytest.mark.parametrize("local_module", LOCAL_MODULES)

@@ -370,9 +370,8 @@ def _add_tiles(cfg: CN) -> None:
     node.MERGE_CONTAINMENT = 0.7  # share of a truncated box inside a whole one that removes it
     node.MAX_PIXELS = 20_000_000_000  # larger images are refused from their header
     node.MAX_DETECTIONS = 10_000  # kept per image, best first
-    cfg.TEST.REPORT_THRESHOLD = (
-        0.4  # score at which precision, recall, duplicates and counts are told
-    )
+    # Score at which precision, recall, duplicates and counts are told.
+    cfg.TEST.REPORT_THRESHOLD = 0.4
     # Log-average miss rate and Jaccard index as well, which ODGT_FILES always get.
     cfg.TEST.MISS_RATE = False
     # Which checkpoint of a folder is the best: a metric as metrics.json names them. With several
