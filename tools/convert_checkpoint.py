@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--half", action="store_true", help="store float32 tensors as float16")
     parser.add_argument(
-        "--class-names", nargs="+", default=[], help="stored for demos without data"
+        "--class-names",
+        nargs="+",
+        default=[],
+        help="stored for demos without data (default: the input's)",
     )
     parser.add_argument("--from", dest="source", choices=CONVERSIONS, help="whose names to read")
     parser.add_argument(
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trust-checkpoint", action="store_true", help="allow pickles as input")
     args = parser.parse_args(argv)
     try:
-        state = read_checkpoint(args.input, trust=args.trust_checkpoint)["model"]
+        checkpoint = read_checkpoint(args.input, trust=args.trust_checkpoint)
+        state = checkpoint["model"]
         if args.source:
             conversion = convert_state(state, args.source, prefix=args.prefix)
             state = conversion.state
@@ -60,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.half:
             state = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
         content = {"model": state}
-        if args.class_names:
-            content["class_names"] = args.class_names
+        if class_names := args.class_names or checkpoint.get("class_names"):
+            content["class_names"] = class_names
         make_folder(args.output.parent)
         write_atomically(args.output, lambda part: torch.save(content, part))
     except SparseNetError as error:

@@ -78,7 +78,8 @@ def test_train_resume_and_evaluate(scene: Path, tmp_path: Path) -> None:
     assert "Starting training from iteration 2" in second.stdout + second.stderr
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert any("loss_bbox" in line and np.isfinite(line["total_loss"]) for line in lines)
-    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == 3 and checkpoint["class_names"] == ["person", "vehicle"]
 
     result = train_net(
         scene, tmp_path / "eval", "--num-gpus", "0", "--eval-only",

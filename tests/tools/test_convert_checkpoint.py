@@ -54,8 +54,9 @@ def test_a_torchvision_resnet_fits_a_detector(tmp_path: Path) -> None:
 
 
 def test_an_absent_folder_is_made_and_a_file_in_its_place_is_told(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
+    torch.save({"model": {"w": torch.ones(2)}, "class_names": ["a"]}, tmp_path / "a.pth")
     assert run(tmp_path / "a.pth", tmp_path / "new" / "b.pth").returncode == 0
+    assert torch.load(tmp_path / "new" / "b.pth", weights_only=True)["class_names"] == ["a"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.pth"]
     result = run(tmp_path / "a.pth", tmp_path / "a.pth" / "b.pth")
     assert result.returncode == 2 and "must go to a folder" in result.stderr

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from sparsenet.errors import CheckpointError
-from sparsenet.files import write_text
+from sparsenet.files import write_atomically, write_text
 from sparsenet.modeling.checkpoint import LoadReport, copy_state, read_checkpoint
 
 
@@ -26,14 +25,21 @@ class SafeCheckpointer(DetectionCheckpointer):
         model: The model, wrapped for distributed training or not.
         save_dir: Where checkpoints go; empty for a checkpointer that only reads.
         trust: Allows files that hold pickles.
+        class_names: Stored beside the weights, for detection where the data is not at hand.
         checkpointables: Further objects with ``state_dict`` and ``load_state_dict``.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        trust: bool = False,
+        class_names: Sequence[str] = (),
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self._trust = trust
+        self._trust, self._class_names = trust, list(class_names)
         self._heuristics = False
         self.report: LoadReport | None = None
         # Another source than the model's own state: a moving average of it, for instance.
@@ -69,16 +75,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.read_weights()}
+        if self._class_names:
+            data["class_names"] = self._class_names
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
-        temporary = path.with_suffix(".pth.tmp")
         self.logger.info("Saving checkpoint to %s", path)
-        with temporary.open("wb") as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, lambda part: torch.save(data, part))
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

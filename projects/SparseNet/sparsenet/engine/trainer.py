@@ -45,6 +45,7 @@ from sparsenet.engine.lr_schedule import build_schedule
 from sparsenet.engine.optimizer import build_optimizer
 from sparsenet.errors import ConfigError, DatasetError
 from sparsenet.evaluation import CrowdEvaluator, PandaEvaluator
+from sparsenet.gigapixel.predictor import dataset_classes
 from sparsenet.modeling.meta_arch import SparseRCNNWithTTA
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,11 @@ class Trainer(DefaultTrainer):
         self._trainer = trainer_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(
-            model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            trust=trust_checkpoint,
+            class_names=dataset_classes(cfg),
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
