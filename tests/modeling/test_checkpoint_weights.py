@@ -1,7 +1,10 @@
 """Reading weights: what is refused, what is reported."""
 
 import pickle
+import sys
+from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -72,6 +75,67 @@ def test_pickles_need_trust(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert "code ran" not in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "w.pkl", trust=True)["model"]["a"].item() == 1.0
     assert "code ran" in capsys.readouterr().out
+
+
+class Hub(OrderedDict):
+    """Of a package that the reader lacks; the other classes are, too."""
+
+
+class History(list):
+    pass
+
+
+class Record:
+    def __init__(self) -> None:
+        self.values = torch.ones(2)
+
+
+def make_record(_name: str) -> Record:
+    return Record()
+
+
+class Made:
+    def __reduce__(self):
+        return make_record, ("name",)
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}, None])
+def test_objects_of_classes_that_are_not_installed_are_left_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, options
+) -> None:
+    framework = ModuleType("a_framework")
+    monkeypatch.setitem(sys.modules, "a_framework", framework)
+    for thing in (Hub, History, Record, make_record):
+        monkeypatch.setattr(thing, "__module__", "a_framework")
+        setattr(framework, thing.__name__, thing)
+    hub = Hub(log=History([1.0, Record()]), made=Made())
+    state = model().state_dict() if options is not None else {"0.bias": torch.ones(4).numpy()}
+    content = {"meta": {"epoch": 12}, "state_dict": state, "message_hub": hub}
+    path = tmp_path / ("w.pkl" if options is None else "w.pth")
+    if options is None:
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, **options)
+    monkeypatch.delitem(sys.modules, "a_framework")
+    with pytest.raises(CheckpointError, match="--trust-checkpoint"):
+        read_checkpoint(path)
+    with caplog.at_level("INFO"):
+        checkpoint = read_checkpoint(path, trust=True)
+    assert checkpoint["model"].keys() == state.keys() and checkpoint["meta"] == {"epoch": 12}
+    assert "a_framework.Hub is not installed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"model": Made()}, 0).replace(b"make_record", b"_absent_one"), "not _Absent"),
+        (b"cbuiltins\nint\n(NtR.", "is not a readable pickle: int"),
+    ],
+)
+def test_trusted_files_without_weights_are_named(tmp_path: Path, content, message) -> None:
+    (tmp_path / "w.pkl").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"w\.pkl .*{message}"):
+        read_checkpoint(tmp_path / "w.pkl", trust=True)
 
 
 def test_missing_empty_truncated_and_foreign_files(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Safe reading of weights, with a report of what fitted.
 
 Files are read with ``weights_only=True``; a file that needs pickle runs code when it is read and is
-refused unless the caller trusts it. Weights may be stored in half precision: they are copied into
-the model's own dtype.
+refused unless the caller trusts it. Then objects of classes that are not installed (a training
+framework's logs beside the weights) are left empty. Weights may be stored in half precision: they
+are copied into the model's own dtype.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +22,19 @@ from torch import Tensor, nn
 from sparsenet.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+# What reading a damaged or foreign file has been seen to raise.
+_READ_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True)
@@ -86,23 +101,61 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         raise CheckpointError(_needs_trust(path))
     try:
         with path.open("rb") as file:
-            return pickle.load(file, encoding="latin1")
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            return _Unpickler(file, encoding="latin1").load()
+    except _READ_ERRORS as error:
         raise CheckpointError(f"{path} is not a readable pickle: {error}.") from error
 
 
 def _read_torch(path: Path, trust: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Weights only" in str(error):
+        if trust:
+            return torch.load(
+                path, map_location="cpu", weights_only=False, pickle_module=_pickle_module()
+            )
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _READ_ERRORS as error:
+        if isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower():
             raise CheckpointError(_needs_trust(path)) from error
-        raise CheckpointError(f"{path} is not a checkpoint of torch.save: {error}.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} must be a checkpoint of torch.save, but reading it failed: {error}. "
             "It may be truncated: copy it again."
         ) from error
+
+
+class _Absent:
+    """Stands for any object of a class that is not installed; takes what a pickle gives it."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Absent:
+        return object.__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, item: Any) -> None: ...
+
+    def extend(self, items: Any) -> None: ...
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts ``_Absent`` where a class cannot be imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError):
+            logger.info("%s.%s is not installed, its objects are left empty.", module, name)
+            return _Absent
+
+
+def _pickle_module() -> ModuleType:
+    """``pickle`` as ``torch.load`` uses it, with our ``Unpickler``."""
+    module = ModuleType("sparsenet_pickle")
+    module.Unpickler = _Unpickler  # type: ignore[attr-defined]
+    module.load = lambda file, **options: _Unpickler(file, **options).load()  # type: ignore[attr-defined]
+    return module
 
 
 def _needs_trust(path: Path) -> str:
@@ -121,6 +174,10 @@ def _as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
     state = checkpoint.pop("model", None) or checkpoint.pop("state_dict", None)
     if state is None:
         state, checkpoint = checkpoint, {}
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path} must hold a dict of tensors as its model, not {type(state).__name__}."
+        )
     tensors = {
         key.removeprefix("module."): torch.as_tensor(value)
         for key, value in state.items()
