@@ -93,6 +93,22 @@ def test_an_object_without_mask_is_named(tmp_path: Path) -> None:
         build_image_train_loader(cfg)
 
 
+def test_run_length_masks_need_their_format(tmp_path: Path) -> None:
+    name = f"{COCO_NAME}_runs"
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    pixels[10:30, 10:30] = 1  # the square
+    runs = {"size": [HEIGHT, WIDTH], "counts": mask_util.encode(pixels)["counts"].decode()}
+    files = f"[['{name}', '{coco(tmp_path, [SQUARE, runs])}', '{tmp_path}']]"
+    opts = ["DATASETS.COCO_FILES", files, "DATASETS.TRAIN", f"('{name}',)", "MODEL.MASK_ON", "True",
+            "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1"]  # fmt: skip
+    register_datasets(config(*opts))
+    with pytest.raises(DatasetError, match=r"a\.png is run-length.*INPUT\.MASK_FORMAT bitmask"):
+        build_image_train_loader(config(*opts))
+    loader = build_image_train_loader(config(*opts, "INPUT.MASK_FORMAT", "bitmask"))
+    masks = next(iter(loader))[0]["instances"].gt_masks
+    assert masks.tensor.sum((1, 2)).tolist() == [40 * 40] * 2
+
+
 def semantic(folder: Path, suffix: str = "png") -> tuple[Path, Path]:
     images, labels = folder / "images", folder / "labels"
     images.mkdir()

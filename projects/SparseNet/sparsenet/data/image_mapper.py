@@ -29,13 +29,13 @@ def build_image_train_loader(cfg: CfgNode) -> Any:
 
     Raises:
         DatasetError: If there is nothing to train on, or masks are to be trained and an object has
-            none.
+            none, or a run-length one where polygons are expected.
     """
     dicts = load_training_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
     if cfg.MODEL.MASK_ON:
-        _require_masks(dicts)
+        _require_masks(dicts, cfg.INPUT.MASK_FORMAT)
     return build_detection_train_loader(cfg, mapper=build_image_mapper(cfg), dataset=dicts)
 
 
@@ -86,13 +86,22 @@ def semantic_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     return augmentations
 
 
-def _require_masks(dicts: Sequence[dict[str, Any]]) -> None:
+def _require_masks(dicts: Sequence[dict[str, Any]], mask_format: str) -> None:
     """Raises DatasetError where an object, other than a crowd, has no mask to train with."""
     for item in dicts:
         for annotation in item.get("annotations", ()):
-            if not annotation.get("iscrowd", 0) and not annotation.get("segmentation"):
+            if annotation.get("iscrowd", 0):
+                continue
+            mask = annotation.get("segmentation")
+            if not mask:
                 raise DatasetError(
                     f"Every object must have a segmentation where MODEL.MASK_ON is set, one in "
                     f"{item['file_name']} has none. Add polygons or run-length masks to the "
                     "annotations, or set MODEL.MASK_ON to False."
+                )
+            if mask_format == "polygon" and isinstance(mask, dict):
+                raise DatasetError(
+                    "Masks must be polygons where INPUT.MASK_FORMAT is polygon, one in "
+                    f"{item['file_name']} is run-length. Set INPUT.MASK_FORMAT bitmask, which "
+                    "takes both."
                 )
