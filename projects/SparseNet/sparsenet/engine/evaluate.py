@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from sparsenet.gigapixel import Detections, GigapixelPredictor
+from sparsenet.gigapixel.masks import mask_in_image
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +66,23 @@ def evaluate_tiled(
 
 
 def to_instances(detections: Detections) -> Instances:
-    """Full-image detections as Detectron2's ``Instances`` (boxes XYXY, absolute)."""
-    return Instances(
+    """Full-image detections as Detectron2's ``Instances`` (boxes XYXY, absolute).
+
+    Masks become ``segmentations``, a list of COCO's for the whole image: ``pred_masks``, one bitmap
+    each, would not fit into memory.
+    """
+    instances = Instances(
         detections.image_size,
         pred_boxes=Boxes(torch.from_numpy(detections.boxes_xyxy)),
         scores=torch.from_numpy(detections.scores),
         pred_classes=torch.from_numpy(detections.classes),
     )
+    if detections.masks is not None:
+        instances.segmentations = [
+            mask_in_image(mask, box, detections.image_size)
+            for mask, box in zip(detections.masks, detections.boxes_xyxy)
+        ]
+    return instances
 
 
 def peak_memory_gb() -> float:

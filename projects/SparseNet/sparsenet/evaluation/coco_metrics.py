@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from sparsenet.errors import MissingDependencyError
+from sparsenet.errors import DatasetError, MissingDependencyError
 from sparsenet.evaluation.detection_errors import SizeRange
 
 logger = logging.getLogger(__name__)
@@ -85,15 +86,18 @@ def accumulate(
     *,
     max_detections: Sequence[int],
     size_ranges: Sequence[SizeRange],
+    task: str = "bbox",
 ) -> PrecisionTable:
     """Matches detections with a COCO-style truth and accumulates precision and recall.
 
     Args:
         truth: COCO's ``images``, ``annotations`` (ids from 1, with ``area`` and ``iscrowd``) and
             ``categories``.
-        detections: COCO's results: ``image_id``, ``category_id``, ``bbox`` (XYWH), ``score``.
+        detections: COCO's results: ``image_id``, ``category_id``, ``bbox`` (XYWH), ``score``;
+            with ``segmentation`` (compressed run lengths) on both sides for masks.
         max_detections: Caps per image and class, rising.
         size_ranges: The first should be :data:`ALL_SIZES`.
+        task: "bbox", or "segm" for masks; sizes of detections are areas of the same.
 
     Raises:
         MissingDependencyError: If faster-coco-eval is not installed.
@@ -106,12 +110,12 @@ def accumulate(
             "Install it with `pip install 'sparsenet[gigapixel]'`."
         ) from error
     results = [
-        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
+        {**d, "id": i, "area": _area(d, task), "iscrowd": 0}
         for i, d in enumerate(detections, start=1)
     ]
     # Built by hand: loadRes rejects an empty list, which an untrained model rightly gives.
     found = COCO({**truth, "annotations": results})
-    evaluation = COCOeval_faster(COCO(truth), found, "bbox", print_function=logger.debug)
+    evaluation = COCOeval_faster(COCO(truth), found, task, print_function=logger.debug)
     params = evaluation.params
     params.maxDets = list(max_detections)
     params.areaRng = [[size.min_area, size.max_area] for size in size_ranges]
@@ -128,6 +132,34 @@ def accumulate(
         size_names=tuple(size.name for size in size_ranges),
         max_detections=tuple(max_detections),
     )
+
+
+def run_lengths(segmentation: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+    """COCO's compressed run lengths, ``counts`` as text, of polygons or of run lengths.
+
+    Raises:
+        DatasetError: If they are run lengths of another size than ``(h, w)``.
+    """
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *image_size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+    if tuple(segmentation["size"]) != image_size:
+        raise DatasetError(
+            f"Run lengths of a segmentation must have the size of their image, {image_size}, got "
+            f"{tuple(segmentation['size'])}. Write the annotations again."
+        )
+    counts = segmentation["counts"]
+    return {
+        "size": list(image_size),
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
+
+
+def _area(detection: dict[str, Any], task: str) -> float:
+    if task == "segm":
+        return float(coco_mask.area(detection["segmentation"]))
+    return float(detection["bbox"][2] * detection["bbox"][3])
 
 
 def _classes(one_class: int | None) -> slice:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from pycocotools import mask as coco_mask
 from tabulate import tabulate
 
 from sparsenet.data.coco_json import read_coco_json
 from sparsenet.data.image_record import ImageRecord
-from sparsenet.errors import DatasetError, OutputError
+from sparsenet.errors import DatasetError
 from sparsenet.evaluation.by_image import gather_by_image, require_known_classes
-from sparsenet.evaluation.coco_metrics import ALL_SIZES, MAX_AREA, PrecisionTable, accumulate
+from sparsenet.evaluation.coco_metrics import (
+    ALL_SIZES,
+    MAX_AREA,
+    PrecisionTable,
+    accumulate,
+    run_lengths,
+)
 from sparsenet.evaluation.detection_errors import ErrorCounts, SizeRange, count_errors
+from sparsenet.files import make_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ COCO_SIZES = (
     SizeRange("m", 32.0**2, 96.0**2),
     SizeRange("l", 96.0**2, MAX_AREA),
 )
+# Above, COCO's run lengths overflow: they count in 32 bits.
+_MAX_MASK_PIXELS = 2**32 - 1
 
 
 class PandaEvaluator(DatasetEvaluator):
@@ -46,14 +54,14 @@ class PandaEvaluator(DatasetEvaluator):
 
     Regions with ``ignore`` or ``iscrowd`` are neither hits nor misses: a detection that matches no
     object and lies in one by at least the IoU threshold of its own area is left out. Sizes are box
-    areas.
+    areas; of masks, mask areas.
 
     Args:
         dataset_name: A registered dataset. Its metadata's ``json_file`` is read; without one, the
             registered dicts are used.
         report_threshold: Score for precision, recall, duplicates and counts.
-        output_dir: Folder for ``coco_instances_results.json`` and ``panda_metrics.json``; None
-            writes nothing.
+        output_dir: Folder for ``coco_instances_results.json`` and ``panda_metrics.json``, with
+            masks also ``panda_metrics_segm.json``; None writes nothing.
         distributed: Whether to gather the detections of all processes; False evaluates this
             process's alone.
 
@@ -73,7 +81,12 @@ class PandaEvaluator(DatasetEvaluator):
         self._threshold = report_threshold
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._distributed = distributed
-        self._records, self._class_names, self._category_ids = _load_truth(dataset_name)
+        dicts, self._class_names, self._category_ids = _load_truth(dataset_name)
+        self._records = [ImageRecord.from_dict(item) for item in dicts]
+        self._segmentations = [
+            [annotation.get("segmentation") or None for annotation in item.get("annotations", [])]
+            for item in dicts
+        ]
         self._images = {record.image_id: i for i, record in enumerate(self._records)}
         self._predictions: dict[Any, _Predictions] = {}
 
@@ -87,7 +100,7 @@ class PandaEvaluator(DatasetEvaluator):
         Args:
             inputs: Dicts with ``image_id``.
             outputs: Dicts with ``instances``: ``pred_boxes``, ``scores`` and ``pred_classes`` in
-                full-image pixels.
+                full-image pixels; masks as ``segmentations`` (COCO's) or ``pred_masks``.
 
         Raises:
             DatasetError: If an image or class is not in the dataset.
@@ -106,12 +119,18 @@ class PandaEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Metrics under ``"bbox"``, in percent, counts aside; nan where there are no objects.
 
+        Where detections and truth have masks, average precision and recall of these under
+        ``"segm"``; objects without a segmentation are ignore regions there.
+
         Returns:
             ``AP``, ``AP50``, ``AP75`` and ``AR500`` at 500 detections per image and class;
             ``AR10``, ``AR100``; ``AP_uncapped`` and its like; ``AP`` and ``AR`` by size (PANDA's
             ``_small``, ``_middle``, ``_large``; COCO's ``s``, ``m``, ``l``); ``precision``,
             ``recall``, ``duplicate_rate``, ``count_error`` and ``count_mae`` at the report
             threshold, recall also by size; per class with ``-name``. Empty on all ranks but 0.
+
+        Raises:
+            DatasetError: If a run-length mask of the truth has another size than its image.
         """
         predictions = gather_by_image(self._predictions, distributed=self._distributed)
         if predictions is None:
@@ -126,11 +145,45 @@ class PandaEvaluator(DatasetEvaluator):
             )
         results = OrderedDict(bbox=self._metrics(predictions))
         logger.info("%s by class:\n%s", self._name, class_table(results["bbox"], self._class_names))
+        if self._has_masks(predictions):
+            results["segm"] = self._precision_metrics(self._accumulate(predictions, "segm"))
         if self._output_dir is not None:
+            folder = make_folder(self._output_dir)
             detections = self._to_coco(predictions, self._category_ids)
-            write_json(self._output_dir / "coco_instances_results.json", detections)
-            write_json(self._output_dir / "panda_metrics.json", _without_nan(results["bbox"]))
+            write_json(folder / "coco_instances_results.json", detections)
+            for task, metrics in results.items():
+                name = "panda_metrics.json" if task == "bbox" else f"panda_metrics_{task}.json"
+                write_json(folder / name, _without_nan(metrics))
         return results
+
+    def _has_masks(self, predictions: dict[Any, _Predictions]) -> bool:
+        """Whether masks can be evaluated; says why not where only the detections have some."""
+        if all(found.masks is None for found in predictions.values()):
+            return False
+        largest = max(math.prod(record.image_size) for record in self._records)
+        if largest > _MAX_MASK_PIXELS:
+            logger.warning(
+                "%s: only boxes are evaluated. Masks need images of at most %d pixels, as COCO's "
+                "run lengths do; the largest has %d.",
+                self._name,
+                _MAX_MASK_PIXELS,
+                largest,
+            )
+            return False
+        missing = sum(
+            mask is None and not ignore
+            for record, masks in zip(self._records, self._segmentations)
+            for mask, ignore in zip(masks, record.is_ignore)
+        )
+        has_any = any(mask is not None for masks in self._segmentations for mask in masks)
+        if missing or not has_any:
+            logger.warning(
+                "%s: %d objects have no segmentation; %s. Add segmentations to the annotations.",
+                self._name,
+                missing,
+                "of masks they are ignored" if has_any else "only boxes are evaluated",
+            )
+        return has_any
 
     def _metrics(self, predictions: dict[Any, _Predictions]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -138,12 +191,17 @@ class PandaEvaluator(DatasetEvaluator):
         metrics.update(self._error_metrics(predictions))
         return metrics
 
-    def _accumulate(self, predictions: dict[Any, _Predictions]) -> PrecisionTable:
+    def _accumulate(
+        self, predictions: dict[Any, _Predictions], task: str = "bbox"
+    ) -> PrecisionTable:
         most = max((_most_of_a_class(p.classes) for p in predictions.values()), default=0)
         caps = (*OFFICIAL_CAPS, max(most, OFFICIAL_CAPS[-1] + 1))
         detections = self._to_coco(predictions, range(len(self._class_names)), internal_ids=True)
         sizes = (ALL_SIZES, *PANDA_SIZES, *COCO_SIZES)
-        return accumulate(self._truth_to_coco(), detections, max_detections=caps, size_ranges=sizes)
+        truth = self._truth_to_coco()
+        if task == "segm":
+            self._add_masks(truth["annotations"])
+        return accumulate(truth, detections, max_detections=caps, size_ranges=sizes, task=task)
 
     def _precision_metrics(self, table: PrecisionTable) -> dict[str, float]:
         ap, ar, cap = table.average_precision, table.average_recall, OFFICIAL_CAPS[-1]
@@ -219,6 +277,18 @@ class PandaEvaluator(DatasetEvaluator):
             "categories": [{"id": i, "name": n} for i, n in enumerate(self._class_names)],
         }
 
+    def _add_masks(self, annotations: list[dict[str, Any]]) -> None:
+        """Adds the masks to all annotations; one without a mask ignores what lies in its box."""
+        segmentations = [mask for masks in self._segmentations for mask in masks]
+        for annotation, mask in zip(annotations, segmentations):
+            if mask is None:
+                x, y, width, height = annotation["bbox"]
+                mask = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+                annotation["iscrowd"] = 1
+            size = self._records[annotation["image_id"] - 1].image_size
+            annotation["segmentation"] = run_lengths(mask, size)
+            annotation["area"] = float(coco_mask.area(annotation["segmentation"]))
+
     def _to_coco(
         self,
         predictions: dict[Any, _Predictions],
@@ -233,27 +303,29 @@ class PandaEvaluator(DatasetEvaluator):
             number = self._images[image_id] + 1 if internal_ids else image_id
             boxes = found.boxes_xyxy.astype(np.float64)
             boxes[:, 2:] -= boxes[:, :2]
-            for box, score, one_class in zip(
-                boxes.tolist(), found.scores.tolist(), found.classes.tolist()
-            ):
-                results.append(
-                    {
-                        "image_id": number,
-                        "category_id": ids[one_class],
-                        "bbox": box,
-                        "score": score,
-                    }
+            of_image = [
+                {"image_id": number, "category_id": ids[one_class], "bbox": box, "score": score}
+                for box, score, one_class in zip(
+                    boxes.tolist(), found.scores.tolist(), found.classes.tolist()
                 )
+            ]
+            for result, mask in zip(of_image, found.masks or ()):
+                result["segmentation"] = mask
+            results += of_image
         return results
 
 
+@dataclass(frozen=True, eq=False)
 class _Predictions:
-    """Detections of one image: ``boxes_xyxy`` (N, 4), ``scores`` (N,), ``classes`` (N,)."""
+    """Detections of one image: ``boxes_xyxy`` (N, 4), ``scores`` (N,), ``classes`` (N,).
 
-    def __init__(self, boxes_xyxy: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
-        self.boxes_xyxy = boxes_xyxy
-        self.scores = scores
-        self.classes = classes
+    ``masks`` are COCO's segmentations of the whole image; None without any.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    masks: list[Any] | None = None
 
     @classmethod
     def from_instances(cls, instances: Any) -> _Predictions:
@@ -263,12 +335,22 @@ class _Predictions:
             instances.pred_boxes.tensor.float().numpy().reshape(-1, 4),
             instances.scores.float().numpy(),
             instances.pred_classes.numpy().astype(np.int64),
+            _segmentations(instances),
         )
 
     @classmethod
     def empty(cls) -> _Predictions:
         """No detections."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def _segmentations(instances: Any) -> list[Any] | None:
+    if instances.has("segmentations"):
+        return list(instances.segmentations)
+    if not instances.has("pred_masks"):
+        return None
+    bitmaps = (mask.numpy().astype(np.uint8, order="F") for mask in instances.pred_masks)
+    return [run_lengths(coco_mask.encode(pixels), pixels.shape) for pixels in bitmaps]
 
 
 def class_table(metrics: dict[str, float], class_names: Iterable[str]) -> str:
@@ -278,38 +360,14 @@ def class_table(metrics: dict[str, float], class_names: Iterable[str]) -> str:
     return tabulate(rows, ["class", *keys], tablefmt="pipe", floatfmt=".1f")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file in one step: a crash leaves the old file or the new one, never half of one.
-
-    Raises:
-        OutputError: If the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, allow_nan=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{path} must be writable: {error}. Choose another OUTPUT_DIR or free some space."
-        ) from error
-
-
-def _load_truth(name: str) -> tuple[list[ImageRecord], tuple[str, ...], list[int]]:
-    """Records, class names and category ids by class."""
+def _load_truth(name: str) -> tuple[list[dict[str, Any]], tuple[str, ...], list[int]]:
+    """Dataset dicts, class names and category ids by class."""
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file", None)
     if json_file is None:
         dicts = DatasetCatalog.get(name)
         names = tuple(metadata.thing_classes)
-        return [ImageRecord.from_dict(item) for item in dicts], names, list(range(len(names)))
+        return dicts, names, list(range(len(names)))
     dataset = read_coco_json(json_file, metadata.get("image_root", ""))
     known = metadata.get("thing_dataset_id_to_contiguous_id", dataset.class_of_category)
     if known != dataset.class_of_category:
@@ -317,8 +375,7 @@ def _load_truth(name: str) -> tuple[list[ImageRecord], tuple[str, ...], list[int
             f"Dataset {name!r} maps categories to classes by {known}, its file {json_file} gives "
             f"{dataset.class_of_category}. Register it again after changing the file."
         )
-    records = [ImageRecord.from_dict(item) for item in dataset.dicts]
-    return records, dataset.class_names, sorted(known, key=known.__getitem__)
+    return dataset.dicts, dataset.class_names, sorted(known, key=known.__getitem__)
 
 
 def _error_figures(counts: ErrorCounts) -> dict[str, float]:
