@@ -1,6 +1,7 @@
 """Pictures of annotations, examples and results: boxes are where they belong."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from pycocotools import mask as coco_mask
 
 from sparsenet.analysis.drawing import (
     contact_sheet,
@@ -85,6 +87,26 @@ def test_results_stand_beside_the_truth(item) -> None:
     with pytest.raises(DatasetError, match=r"category ids of drawing_test, \[3, 8\], got \[1\]"):
         results[0]["category_id"] = 1
         draw_results(item, results, NAME, threshold=0.5, side=400)
+
+
+@pytest.mark.parametrize("kind", ["polygons", "run lengths", "too large"])
+def test_masks_of_results_and_truth_are_filled(item, kind: str, monkeypatch) -> None:
+    """The upper left half of the box; in the picture, which is half the image, 20…70 × 20…60."""
+    mask: Any = [[40, 40, 140, 40, 40, 120]]
+    if kind != "polygons":
+        (run_lengths,) = coco_mask.frPyObjects(mask, 200, 400)
+        mask = {"size": [200, 400], "counts": run_lengths["counts"].decode()}
+    monkeypatch.setattr("sparsenet.analysis.drawing._MAX_LABELS", 0)  # they would hide the masks
+    if kind == "too large":
+        monkeypatch.setattr("sparsenet.analysis.drawing.MAX_MASK_PIXELS", 200 * 400 - 1)
+    item["annotations"][0]["segmentation"] = mask
+    result = {"category_id": 8, "bbox": [40, 40, 100, 80], "score": 0.9, "segmentation": mask}
+    picture = draw_results(item, [result], NAME, threshold=0.5, side=200)
+    for left in (0, 206):
+        spots = (28, 28), (52, 60)
+        inside, outside = (np.abs(tint(picture, y, left + x)).max() for y, x in spots)
+        assert outside < 5  # in the box, outside the outline
+        assert inside < 5 if kind == "too large" else inside > 20
 
 
 def test_a_contact_sheet_keeps_order_and_proportions() -> None:

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import shapely
 import torch
 from blob_detector import BlobDetector, plant, scattered_boxes
 from golden_data import shared_path
@@ -158,6 +159,40 @@ def test_sahi_runs_our_model_and_finds_the_same():
     assert theirs == sorted(planted.tolist())
     assert {p.category.name for p in result.object_prediction_list} == {"dot"}
     assert max(len(batch) for batch in detector.inputs) == 4
+
+
+class HalfMasks(BlobDetector):
+    """Masks of the left half of every box; the last is empty."""
+
+    def find(self, image):
+        found = super().find(image)
+        masks = torch.zeros((len(found), *image.shape[1:]), dtype=torch.bool)
+        for mask, (x1, y1, x2, y2) in zip(masks[:-1], found.pred_boxes.tensor.int().tolist()):
+            mask[y1:y2, x1 : (x1 + x2) // 2] = True
+        found.pred_masks = masks
+        return found
+
+
+def test_sahi_gets_the_masks():
+    pytest.importorskip("sahi", reason="needs sparsenet[sahi]")
+    from sparsenet.gigapixel.sahi_adapter import SparseNetDetectionModel
+
+    planted = [[10, 10, 30, 40], [50, 20, 60, 30], [10, 60, 40, 80]]
+    model = SparseNetDetectionModel(model=GigapixelPredictor(HalfMasks()), device="cpu")
+    model.perform_inference(plant((100, 120), planted))
+    model.convert_original_predictions(shift_amount=[[100, 50]], full_shape=[[200, 300]])
+    *halves, empty = model.object_prediction_list
+    assert empty.mask is None and empty.bbox.to_xyxy() == planted[2]
+    for found, (x1, y1, x2, y2) in zip(halves, planted):
+        shifted = found.get_shifted_object_prediction()
+        centre = (x1 + x2) // 2
+        assert shifted.bbox.to_xyxy() == [x1 + 100, y1 + 50, centre + 100, y2 + 50]
+        (ring,) = shifted.mask.segmentation
+        outline = shapely.Polygon(np.reshape(ring, (-1, 2)))
+        assert outline.equals(shapely.box(x1 + 100, y1 + 50, centre + 100, y2 + 50))
+        assert shifted.mask.bool_mask.shape == (200, 300)
+    model.convert_original_predictions()
+    assert model.object_prediction_list[0].mask.full_shape == [100, 120]
 
 
 def test_sahi_gets_told_what_is_missing():

@@ -109,6 +109,26 @@ def test_a_mask_at_the_ends_of_the_image_and_an_empty_one():
     assert [m.sum() for m in (first, last, nothing)] == [12, 12, 0]
 
 
+def test_masks_of_images_beyond_run_lengths_are_polygons():
+    """COCO counts pixels in 32 bits."""
+    pixels = np.ones((4, 6), dtype=bool)
+    pixels[:2, 3:] = False
+    box = np.array([[69_994.0, 69_996, 70_000, 70_000]])
+    for side, is_polygon in ((65_536, True), (65_535, False)):
+        size, shift = (side, side), side - 70_000
+        found = Detections(
+            box + shift, [0.5], [0], [0], [0], size, masks=[encode_mask(pixels)]
+        )  # fmt: skip
+        (result,) = json.loads(json.dumps(found.to_coco()))
+        assert isinstance(result["segmentation"], list) == is_polygon
+        if is_polygon:
+            (ring,) = (np.reshape(part, (-1, 2)) for part in result["segmentation"])
+            assert shapely.Polygon(ring).area == pixels.sum()
+            assert ring.max(axis=0).tolist() == [side, side]
+        else:
+            assert coco_mask.area(result["segmentation"]) == pixels.sum()
+
+
 def test_panda_results_are_whole_pixels_and_the_best_500(found, masked):
     many = Detections.cat([found] * 200)
     results = to_panda(many, 7, [2, 4])
@@ -284,6 +304,15 @@ def test_yolo_labels_are_loaded_by_supervision(found, masked, with_masks, tmp_pa
 def test_yolo_scores_and_names_without_any_object(found):
     assert to_yolo(found, has_scores=True).splitlines()[0].split()[-1] == "0.9"
     assert all(len(line.split()) == 5 for line in to_yolo(found).splitlines())
+
+
+def test_yolo_lines_are_all_of_one_kind(masked):
+    """An empty mask becomes the corners of its box."""
+    masks = [*masked.masks[:2], encode_mask(np.zeros((9, 7), bool))]
+    lines = to_yolo(replace(masked, masks=masks), has_scores=True).splitlines()
+    assert all(len(line.split()) >= 7 and len(line.split()) % 2 for line in lines)
+    corners = np.array(lines[2].split()[1:], float).reshape(-1, 2) * (6000, 4000)
+    np.testing.assert_allclose(corners, [[0, 0], [7, 0], [7, 9], [0, 9]], atol=1e-3)
 
 
 def test_fiftyone_reads_boxes_as_shares(found):

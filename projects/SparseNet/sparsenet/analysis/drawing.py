@@ -1,4 +1,8 @@
-"""Pictures of annotations, training examples and results, drawn by Detectron2's Visualizer."""
+"""Pictures of annotations, training examples and results, drawn by Detectron2's Visualizer.
+
+Masks are drawn where there are some. A run-length mask is decoded as a whole, so that in images
+above ``MAX_MASK_PIXELS`` only polygons are drawn, and boxes.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,19 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, PolygonMasks
 from detectron2.utils.visualizer import Visualizer
+from pycocotools import mask as coco_mask
 
 from sparsenet.errors import DatasetError
+from sparsenet.evaluation.coco_metrics import run_lengths
 from sparsenet.gigapixel.exports import class_color
+from sparsenet.gigapixel.masks import decode_mask, encode_mask, mask_polygons
 from sparsenet.gigapixel.pictures import read_overview
 from sparsenet.gigapixel.truth import Truth
 from sparsenet.tiling.reader import open_image
 
 CELL_SIDE = 480
+# A bitmap of more takes longer than a glance at the picture.
+MAX_MASK_PIXELS = 50_000_000
 _IGNORED = (0.6, 0.6, 0.6)
 _PAPER, _GAP = 24, 4
 # More labels than that hide each other and the picture.
@@ -39,17 +48,18 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
 
 
 def draw_annotations(item: Mapping[str, Any], dataset: str, side: int = CELL_SIDE) -> np.ndarray:
-    """An image of a dataset with its annotations, ignored ones in grey: (h, w, 3) uint8 RGB.
+    """An image of a dataset with its boxes and masks, ignored ones in grey: (h, w, 3) uint8 RGB.
 
     Args:
         item: dataset dict; images of any size are read at a low resolution.
         side: limit of the picture's longer side.
     """
     pixels, downsample = read_overview(open_image(item["file_name"]), side)
-    truth = Truth.from_annotations(item.get("annotations", []))
+    annotations = item.get("annotations", [])
+    truth = Truth.from_annotations(annotations)
     labels = [_class_name(dataset, c) for c in truth.classes]
-    boxes = truth.boxes_xyxy / downsample
-    return _draw(pixels, boxes, labels, _colors(truth.classes, truth.is_ignore), side)
+    boxes, outlines = truth.boxes_xyxy / downsample, _polygons(annotations, downsample)
+    return _draw(pixels, boxes, labels, _colors(truth.classes, truth.is_ignore), side, outlines)
 
 
 def draw_example(
@@ -113,7 +123,8 @@ def draw_results(
     labels = [
         f"{_class_name(dataset, c)} {result['score']:.2f}" for c, result in zip(classes, shown)
     ]
-    found = _draw(pixels, boxes, labels, _colors(classes, np.zeros(len(classes), bool)), side)
+    colors = _colors(classes, np.zeros(len(classes), bool))
+    found = _draw(pixels, boxes, labels, colors, side, _polygons(shown, downsample))
     truth = draw_annotations(item, dataset, side)
     gap = np.full((found.shape[0], 6, 3), 255, dtype=np.uint8)
     return np.concatenate([found, gap, truth], axis=1)
@@ -177,6 +188,27 @@ def _outlines(masks: PolygonMasks | BitMasks) -> list[list[np.ndarray]]:
         for mask in masks.tensor.numpy().astype(np.uint8)
     )
     return [[part.reshape(-1) + 0.5 for part in parts if len(part) >= 3] for parts in found]
+
+
+def _polygons(items: Sequence[Mapping[str, Any]], downsample: float) -> list[list[np.ndarray]]:
+    """The outlines [x1, y1, x2, y2, ...] of each ``segmentation``, in pixels of the picture."""
+    return [
+        [np.ravel(ring) / downsample for ring in _rings(item.get("segmentation") or [])]
+        for item in items
+    ]
+
+
+def _rings(segmentation: Any) -> list[Any]:
+    """Outlines of COCO's polygons or run lengths; none where the image is too large to decode."""
+    if isinstance(segmentation, list):
+        return segmentation
+    height, width = segmentation["size"]
+    if height * width > MAX_MASK_PIXELS:
+        return []
+    mask = run_lengths(segmentation, (height, width))
+    x, y, w, h = coco_mask.toBbox(mask).astype(int)
+    window = encode_mask(decode_mask(mask)[y : y + h, x : x + w])
+    return list(mask_polygons(window, np.array([x, y, x + w, y + h])))
 
 
 def _colors(classes: np.ndarray, is_ignore: np.ndarray) -> list[tuple[float, ...]]:

@@ -15,7 +15,6 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as coco_mask
 
-
 # COCO counts the pixels of an image in 32 bits.
 MAX_RUN_LENGTH_PIXELS = 2**32 - 1
 

@@ -6,7 +6,8 @@
     result = get_sliced_prediction("image.jpg", model, slice_height=512, slice_width=512)
 
 It takes the arguments of ``AutoDetectionModel.from_pretrained``, but for ``model_type``. Unlike
-SAHI's own Detectron2 adapter it loads any meta-architecture and runs real batches.
+SAHI's own Detectron2 adapter it loads any meta-architecture and runs real batches. Masks
+(``pred_masks``) go along as polygons; SAHI then takes the mask's own box.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from sparsenet.errors import ConfigError, MissingDependencyError
 from sparsenet.gigapixel.exports import class_name
+from sparsenet.gigapixel.masks import encode_mask, mask_polygons, mask_windows
 from sparsenet.gigapixel.predictor import GigapixelPredictor
 
 try:
@@ -97,18 +99,32 @@ class SparseNetDetectionModel(DetectionModel):
     def _predictions(self, instances: Any, shift: list[Any], shape: Any) -> list[ObjectPrediction]:
         instances = instances[instances.scores >= self.confidence_threshold]
         names = list((self.category_mapping or {}).values())
+        boxes = instances.pred_boxes.tensor.numpy()
+        segmentations: list[Any] = [None] * len(instances)
+        if instances.has("pred_masks"):
+            segmentations = [_polygons(m, b) for m, b in zip(instances.pred_masks.numpy(), boxes)]
         return [
             ObjectPrediction(
                 bbox=box,
                 score=score,
                 category_id=index,
                 category_name=class_name(names, index),
+                segmentation=segmentation,
                 shift_amount=shift,
-                full_shape=shape,
+                full_shape=shape or list(instances.image_size),  # a mask must have one
             )
-            for box, score, index in zip(
-                instances.pred_boxes.tensor.tolist(),
+            for box, score, index, segmentation in zip(
+                boxes.tolist(),
                 instances.scores.tolist(),
                 instances.pred_classes.tolist(),
+                segmentations,
             )
         ]
+
+
+def _polygons(mask: np.ndarray, box_xyxy: np.ndarray) -> list[list[float]] | None:
+    """COCO polygons of the (h, w) mask of a slice inside its box; None for an empty one."""
+    window = mask_windows(box_xyxy[None])[0].clip(min=0)
+    x1, y1, x2, y2 = window
+    run_lengths = encode_mask(mask[y1:y2, x1:x2])
+    return [ring.ravel().tolist() for ring in mask_polygons(run_lengths, window)] or None

@@ -28,7 +28,8 @@ def to_coco(
 
     Returns:
         Dicts with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height), ``score`` and,
-        where there are masks, ``segmentation`` (compressed run lengths of the whole image).
+        where there are masks, ``segmentation`` (compressed run lengths of the whole image; beyond
+        2**32 pixels, where COCO's run lengths end, polygons).
 
     Raises:
         ConfigError: If a class has no category id.
