@@ -14,8 +14,10 @@ pytest.importorskip("timm", reason="classifiers live in timm's registry")
 from sparsenet.config import load_config
 from sparsenet.data.class_mapping import read_class_mapping
 from sparsenet.engine import classifier_recipe as recipe
+from sparsenet.engine.classifier import ClassifierTrainer
 from sparsenet.engine.classifier_evaluation import evaluate_trained, load_trained
 from sparsenet.errors import CheckpointError, ConfigError, DatasetError, SparseNetError
+from sparsenet.modeling.backbone.sparx_mamba_classifier import SparXMambaClassifier
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "imagenet"
 NAMES = ["blue", "green", "red"]
@@ -52,6 +54,30 @@ def test_training_leaves_what_evaluation_needs(trained):
     results = evaluate_trained(model, {"sketch": sketch}, quiet=True)
     assert results["val"] == results["sketch"]
     assert results["val"]["top1"] == max(best["val_top1"], best["ema_top1"])
+
+
+def test_sparx_mamba_takes_a_step_of_its_recipe(trained, tmp_path):
+    cfg = _config(  # 64 px: decays have no gradient on a last map of one cell
+        "CLASSIFIER.DATA_PATH", trained[0].CLASSIFIER.DATA_PATH, "OUTPUT_DIR", tmp_path,
+        "CLASSIFIER.EPOCHS", 1, "SOLVER.IMS_PER_BATCH", 24, "SOLVER.AMP.ENABLED", False,
+        "DATALOADER.NUM_WORKERS", 0, "CLASSIFIER.INPUT_SIZE", 64, file="sparx_mamba_t_224_300e",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = SparXMambaClassifier("nano", num_classes=3, drop_path_rate=0.2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train, val = recipe.build_loaders(cfg)
+    optimizer = recipe.build_optimizer(cfg, model, 24)
+    spared = {id(p) for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]}
+    trainer = ClassifierTrainer(
+        model, optimizer, recipe.build_scheduler(cfg, optimizer, len(train)),
+        recipe.build_loss(cfg, model, NAMES), recipe.loop_options(cfg, quiet=True),
+        mixup=recipe.build_mixup(cfg, 3), facts={},
+    )  # fmt: skip
+    row = trainer.fit(train, val)
+    assert 0.5 < row["train_loss"] < 3 and "ema_top1" in row
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+        assert (id(parameter) in spared) == (parameter.dim() == 1 or "A_logs" in name), name
 
 
 def test_evaluation_refuses_other_classes_and_missing_weights(trained, tmp_path):

@@ -17,8 +17,8 @@ COCO_NAME, SEMANTIC_NAME = "dense_tasks_coco", "dense_tasks_semantic"
 SIDE = 64
 COMMON = [
     "MODEL.DEVICE", "cpu", "MODEL.LSNET.SIZE", "nano", "MODEL.LSNET.NORM_EVAL", "False",
-    "MODEL.FPN.OUT_CHANNELS", "32", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()",
-    "SOLVER.WARMUP_ITERS", "0",
+    "MODEL.SPARX_MAMBA.SIZE", "nano", "MODEL.FPN.OUT_CHANNELS", "32", "SOLVER.IMS_PER_BATCH", "2",
+    "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0",
     "SOLVER.BASE_LR", "0.002", "SOLVER.CHECKPOINT_PERIOD", "1000", "TEST.EVAL_PERIOD", "0",
     "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST",
     str(SIDE), "SEED", "1",
@@ -58,6 +58,7 @@ def squares(folder: Path) -> str:
     ("config", "tasks"),
     [
         ("coco/mask_rcnn_lsnet_t_fpn_1x.yaml", {"bbox", "segm"}),
+        ("coco/mask_rcnn_sparx_mamba_t_fpn_1x.yaml", {"bbox", "segm"}),
         ("coco/retinanet_lsnet_t_fpn_1x.yaml", {"bbox"}),
     ],
 )

@@ -1,7 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_backbone, build_model
 
 from sparsenet.analysis.flops import FlopCount
@@ -12,7 +14,9 @@ from sparsenet.layers.channel_attention import GanglionScan2d
 from sparsenet.layers.selective_scan_2d import SelectiveScan2d
 from sparsenet.layers.sparx_blocks import SkipScale
 from sparsenet.modeling.backbone.sparx_mamba import SIZES, STAGES, SparXMamba, plan_shortcuts
+from sparsenet.modeling.checkpoint import load_weights
 from sparsenet.modeling.key_conversion import convert_state
+from tools.convert_checkpoint import main as convert_checkpoint
 
 COCO = Path(__file__).parents[2] / "configs/coco"
 CONFIGS = sorted(COCO.glob("mask_rcnn_sparx_mamba_*.yaml"))
@@ -175,8 +179,33 @@ def test_published_recipes(path):
     size = {"t": "tiny", "s": "small", "b": "base"}[letter]
     assert cfg.MODEL.SPARX_MAMBA.SIZE == size and cfg.MODEL.MASK_ON
     assert cfg.MODEL.SPARX_MAMBA.DROP_PATH_RATE == {"t": 0.2, "s": 0.3, "b": 0.45}[letter]
-    assert cfg.SOLVER.MAX_ITER == 7330 * {"1x": 12, "3x": 36}[schedule]
-    assert (schedule == "3x") == cfg.INPUT.CROP.ENABLED == (len(cfg.INPUT.MIN_SIZE_TRAIN) == 11)
+    assert cfg.MODEL.SPARX_MAMBA.NORM == "SyncBN" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    solver, node = cfg.SOLVER, cfg.INPUT
+    epochs, *steps = {"1x": (12, 8, 11), "3x": (36, 27, 33)}[schedule]
+    assert solver.MAX_ITER == 7330 * epochs and solver.STEPS == tuple(7330 * s for s in steps)
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY) == ("ADAMW", 1e-4, 0.05)
+    assert (solver.IMS_PER_BATCH, solver.GAMMA, solver.BACKBONE_MULTIPLIER) == (16, 0.1, 1)
+    warmup = solver.WARMUP_METHOD, solver.WARMUP_ITERS, solver.WARMUP_FACTOR
+    assert warmup == ("linear", 1000, 0.001)
+    assert not solver.CLIP_GRADIENTS.ENABLED and not solver.AMP.ENABLED
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.280, 103.530] and node.FORMAT == "RGB"
+    assert cfg.MODEL.PIXEL_STD == [58.395, 57.120, 57.375]
+    assert (node.MAX_SIZE_TRAIN, node.MAX_SIZE_TEST, node.MIN_SIZE_TEST) == (1333, 1333, 800)
+    assert node.RANDOM_FLIP == "horizontal" and node.MIN_SIZE_TRAIN_SAMPLING == "choice"
+    assert (schedule == "3x") == node.CROP.ENABLED
+    if schedule == "3x":
+        assert node.MIN_SIZE_TRAIN == tuple(range(480, 801, 32))
+        assert node.CROP.TYPE == "absolute_range" and tuple(node.CROP.SIZE) == (384, 600)
+    else:
+        assert node.MIN_SIZE_TRAIN == (800,)
+
+
+@pytest.mark.parametrize("schedule, steps", [("1x", 351_840), ("3x", 1_055_520)])
+def test_two_gpus_take_smaller_batches_and_more_steps(schedule, steps):
+    path = COCO / f"mask_rcnn_sparx_mamba_t_fpn_{schedule}.yaml"
+    cfg = load_config(path, ["SOLVER.REFERENCE_WORLD_SIZE", "8"])
+    solver = DefaultTrainer.auto_scale_workers(cfg, 2).SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (4, 2.5e-5, steps)
 
 
 @pytest.mark.parametrize("letter, millions", [("t", 46.73), ("s", 67.10), ("b", 103.16)])
@@ -188,45 +217,66 @@ def test_detectors_have_the_published_number_of_parameters(letter, millions):
 
 def test_only_norms_of_maps_have_no_decay():
     cfg = load_config(CONFIGS[0], ["MODEL.SPARX_MAMBA.SIZE", "nano", "MODEL.DEVICE", "cpu"])
-    backbone = build_backbone(cfg)
-    names = {id(p): n for n, p in backbone.named_parameters()}
-    groups = build_optimizer(cfg, backbone).param_groups
+    model = build_model(cfg)
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = build_optimizer(cfg, model).param_groups
+    assert sum(len(g["params"]) for g in groups) == len(names)
     spared = {names[id(p)] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
     assert spared == {n for n in names.values() if "norm" in n}
     assert {g["weight_decay"] for g in groups} == {0.0, 0.05} and len(CONFIGS) == 6
 
 
-def _published_detector() -> tuple[dict[str, torch.Tensor], SparXMamba]:
-    """A Mask R-CNN state in mmdetection's names, and the backbone that it holds."""
-    net = _net(drop_path_rate=0.1)
-    state = {f"backbone.{key}": value for key, value in net.state_dict().items()}
-    modules = ["neck.lateral_convs.0.conv", "neck.fpn_convs.3.conv", "rpn_head.rpn_conv",
-               "rpn_head.rpn_cls", "rpn_head.rpn_reg", "roi_head.bbox_head.fc_cls",
-               "roi_head.bbox_head.fc_reg", "roi_head.bbox_head.shared_fcs.0",
-               "roi_head.bbox_head.shared_fcs.1", "roi_head.mask_head.convs.0.conv",
-               "roi_head.mask_head.convs.3.conv", "roi_head.mask_head.upsample",
-               "roi_head.mask_head.conv_logits"]  # fmt: skip
-    state |= {f"{m}.{leaf}": torch.randn(2) for m in modules for leaf in ("weight", "bias")}
-    return state, net
+SMALL = """
+MODEL:
+  SPARX_MAMBA: {SIZE: nano}
+  FPN: {OUT_CHANNELS: 16}
+  ROI_HEADS: {NUM_CLASSES: 3}
+  ROI_BOX_HEAD: {FC_DIM: 8}
+  ROI_MASK_HEAD: {CONV_DIM: 8}
+"""
+MMDET_NAMES = (  # of Detectron2's modules, in this order
+    (r"backbone\.bottom_up\.", "backbone."),
+    (r"backbone\.fpn_lateral(\d)", lambda m: f"neck.lateral_convs.{int(m[1]) - 2}.conv"),
+    (r"backbone\.fpn_output(\d)", lambda m: f"neck.fpn_convs.{int(m[1]) - 2}.conv"),
+    (r"proposal_generator\.rpn_head\.conv", "rpn_head.rpn_conv"),
+    (r"proposal_generator\.rpn_head\.objectness_logits", "rpn_head.rpn_cls"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas", "rpn_head.rpn_reg"),
+    (r"roi_heads\.box_predictor\.cls_score", "roi_head.bbox_head.fc_cls"),
+    (r"roi_heads\.box_predictor\.bbox_pred", "roi_head.bbox_head.fc_reg"),
+    (r"roi_heads\.box_head\.fc(\d)", lambda m: f"roi_head.bbox_head.shared_fcs.{int(m[1]) - 1}"),
+    (
+        r"roi_heads\.mask_head\.mask_fcn(\d)",
+        lambda m: f"roi_head.mask_head.convs.{int(m[1]) - 1}.conv",
+    ),
+    (r"roi_heads\.mask_head\.deconv", "roi_head.mask_head.upsample"),
+    (r"roi_heads\.mask_head\.predictor", "roi_head.mask_head.conv_logits"),
+)
 
 
-def test_a_published_detector_gets_detectron2_names():
-    state, net = _published_detector()
-    conversion = convert_state(state, "sparx", prefix="backbone.bottom_up.")
-    assert conversion.unused == () and len(conversion.state) == len(state)
-    prefix = "backbone.bottom_up."
-    backbone = {k[len(prefix) :]: v for k, v in conversion.state.items() if k.startswith(prefix)}
-    net.load_state_dict(backbone, strict=True)
-    heads = {k.rpartition(".")[0] for k in conversion.state if not k.startswith(prefix)}
-    assert heads == {
-        "backbone.fpn_lateral2", "backbone.fpn_output5", "proposal_generator.rpn_head.conv",
-        "proposal_generator.rpn_head.objectness_logits",
-        "proposal_generator.rpn_head.anchor_deltas",
-        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred",
-        "roi_heads.box_head.fc1", "roi_heads.box_head.fc2", "roi_heads.mask_head.mask_fcn1",
-        "roi_heads.mask_head.mask_fcn4", "roi_heads.mask_head.deconv",
-        "roi_heads.mask_head.predictor",
-    }  # fmt: skip
+def _mmdet_name(key: str) -> str:
+    for pattern, name in MMDET_NAMES:
+        key, count = re.subn("^" + pattern, name, key)
+        if count:
+            return key
+    raise AssertionError(f"mmdetection has no {key}")
+
+
+def test_a_published_detector_loads_completely(tmp_path, capsys):
+    config = tmp_path / "small.yaml"
+    config.write_text(f"_BASE_: {CONFIGS[-1]}\n{SMALL}")
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
+    trained, fresh = build_model(cfg), build_model(cfg)
+    state = {_mmdet_name(key): value for key, value in trained.state_dict().items()}
+    assert len(state) == len(trained.state_dict()) == 431
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "mmdet.pth")
+    files = [str(tmp_path / name) for name in ("mmdet.pth", "ours.pth")]
+    assert convert_checkpoint([*files, "--from", "sparx", "--config-file", str(config)]) == 0
+    output = capsys.readouterr().out
+    assert "not used of " in output and ": nothing\n" in output
+    assert "431 matched, 0 missing, 0 unexpected, 0 of wrong shape" in output
+    assert load_weights(fresh, files[1]).is_complete
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]), key
 
 
 def test_a_published_classifier_initialises_a_detector():
