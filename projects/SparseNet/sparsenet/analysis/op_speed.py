@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ SKA_WINDOWS = {  # (P, C, S, S), packed windows with a halo of one cell, channel
     "100 windows of stage 2": (100, 128, 7, 7),
     "25 windows of stage 3": (25, 256, 7, 7),
 }
+COPY_BYTES = 2**28  # beyond all caches
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,13 @@ def measure_operator(
     Returns:
         One record per case and implementation: ``case``, ``implementation``, ``forward_s`` and
         ``training_s`` (medians), ``training_peak`` (bytes that both passes hold at most beside the
-        inputs), ``floor`` (bytes that a forward pass must read and write at least) and ``error``
-        (largest difference from the reference, relative to the largest value).
+        inputs), ``floor`` (bytes that a forward pass must read and write at least), ``floor_s``
+        (what they take at the rate of a large copy on this machine; maps that fit in a cache can
+        take less) and ``error`` (largest difference from the reference, relative to the largest
+        value).
     """
     records = []
+    bandwidth = copy_bandwidth(device)
     for case in cases:
         inputs = tuple(x.to(device, dtype).requires_grad_() for x in case.inputs)
         on_device = case.on_cuda if device.type == "cuda" else {}
@@ -127,7 +131,8 @@ def measure_operator(
                 "forward_s": timings[name, "forward"].median,
                 "training_s": timings[name, "training"].median,
                 "training_peak": peak_memory(variants[name, "training"].run, device),
-                "floor": sum(t.numel() * t.element_size() for t in (*inputs, reference)),
+                "floor": (floor := _num_bytes(*inputs, reference)),
+                "floor_s": floor / bandwidth,
                 "error": float((output - reference).abs().max() / reference.abs().max()),
             }
             for name, output in outputs.items()
@@ -145,11 +150,25 @@ def operator_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "GB/s": f"{record['floor'] / record['forward_s'] / 1e9:.3g}",
             "forward + backward, ms": milliseconds(record["training_s"]),
             "peak, MiB": f"{record['training_peak'] / 2**20:.1f}",
-            "floor, MiB": f"{record['floor'] / 2**20:.1f}",
+            "floor, ms": milliseconds(record["floor_s"]),
             "error": f"{record['error']:.0e}",
         }
         for record in records
     ]
+
+
+@cache
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second that a large copy reads and writes on a device; measured once."""
+    source = torch.zeros(COPY_BYTES // 4, device=device)
+    target = torch.zeros_like(source)
+    copy = Variant(partial(target.copy_, source))
+    timing = interleave({"copy": copy}, device=device, repetitions=5, quiet=True)["copy"]
+    return _num_bytes(source, target) / timing.median
+
+
+def _num_bytes(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _forward(run: Operator, inputs: tuple[Tensor, ...]) -> Tensor:
