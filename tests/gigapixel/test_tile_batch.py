@@ -6,13 +6,22 @@ import pytest
 import torch
 from blob_detector import BlobDetector
 from contract.detector_inputs import mask_rcnn_config, model_of
-from detectron2.structures import Instances
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from sparsenet.gigapixel import GigapixelPredictor, TileOptions
 from sparsenet.gigapixel.masks import decode_mask, encode_mask, mask_areas, mask_windows
-from sparsenet.gigapixel.tile_batch import number_tiles, numbered_tile, tile_windows
+from sparsenet.gigapixel.tile_batch import (
+    TileBatch,
+    number_tiles,
+    numbered_tile,
+    tile_detections,
+    tile_windows,
+)
+from sparsenet.gigapixel.tile_runner import RunOptions, TileRunner
+from sparsenet.tiling import Tile, Window
 
 SIZE = (500, 640)
 # Centre, half axes: alone, across seams, at the image border, small.
@@ -109,6 +118,35 @@ def test_mask_rcnn_goes_through_tiles(downsamples):
     assert [decode_mask(mask).shape for mask in found.masks] == sizes
     assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= (330, 250)).all()
     assert (mask_areas(found.masks) > 0).any()
+
+
+@pytest.mark.parametrize("downsample", [1, 8])
+def test_masks_of_heads_are_drawn_in_full_image_pixels(downsample, monkeypatch):
+    """As Detectron2 would paste them into the image, also where the tile ends in a box."""
+    monkeypatch.setattr("sparsenet.gigapixel.masks._BAND_PIXELS", 900)
+    boxes = torch.tensor([[3.3, 5.1, 17.8, 33.0], [20.5, 2.2, 35.7, 12.6], [8.0, 8.0, 8.9, 9.3]])
+    found = Instances((40, 40), pred_boxes=Boxes(boxes), scores=torch.ones(3))
+    found.pred_classes = torch.zeros(3, dtype=torch.long)
+    found.roi_masks = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
+    side = 30 * downsample  # the second box ends beyond it
+    tile = Tile(0, 0, Window(0, 0, side, side), downsample=downsample, seams=(False,) * 4)
+    detections = tile_detections(found, tile, 0, TileOptions(), image_size=(side, side))
+    wanted = paste_masks_in_image(found.roi_masks, boxes * downsample, (side, side)).numpy()
+    assert detections.boxes_xyxy[1, 2] == side
+    for mask, whole, (x1, y1, x2, y2) in zip(
+        detections.masks, wanted, mask_windows(detections.boxes_xyxy).tolist()
+    ):
+        assert (decode_mask(mask) != whole[y1:y2, x1:x2]).sum() <= whole.size / 10_000  # roundings
+
+
+def test_mask_rcnn_in_tiles_pastes_nothing():
+    model = model_of(mask_rcnn_config())
+    pixels = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    tiles = TileOptions(size=64, overlap=0).grids((64, 128))[0].row(0)
+    ((_, outputs),) = TileRunner(model, RunOptions(), 2)(TileBatch(tiles, pixels))
+    for output in outputs:
+        found = output["instances"]
+        assert found.roi_masks.shape[0] == len(found) > 0 and not found.has("pred_masks")
 
 
 def test_areas_of_more_masks_than_a_byte_counts():

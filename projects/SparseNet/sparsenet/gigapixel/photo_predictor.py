@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from sparsenet.errors import ConfigError, ImageReadError
@@ -23,6 +21,7 @@ from sparsenet.gigapixel.progress import OnProgress, ProgressTracker
 from sparsenet.gigapixel.result import GigapixelResult
 from sparsenet.gigapixel.tile_batch import tile_detections
 from sparsenet.gigapixel.tile_rows import model_settings, run_manifest, weights_hash
+from sparsenet.gigapixel.tile_runner import detect_unpasted
 from sparsenet.tiling.grid import Tile
 from sparsenet.tiling.level_reader import ImageReader
 from sparsenet.tiling.reader import ArrayReader, open_image
@@ -107,29 +106,16 @@ class PhotoPredictor:
         return run_manifest(reader.path, settings, self._weights)
 
     def _detect(self, item: dict[str, Any]) -> Any:
-        """See :meth:`_run`."""
+        """The model's ``Instances`` in full-image pixels."""
         try:
             with torch.inference_mode():
-                return self._run(item)
+                return detect_unpasted(self.model, [item])[0]["instances"]
         except torch.cuda.OutOfMemoryError as error:
             height, width = item["image"].shape[1:]
             raise ConfigError(
                 f"The GPU's memory must hold the resized photo, {width} × {height} pixels do not "
                 f"fit. Lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, now {self._sides}."
             ) from error
-
-    def _run(self, item: dict[str, Any]) -> Any:
-        """The model's ``Instances`` in full-image pixels; masks as ``roi_masks`` if it has heads.
-
-        Such a model would paste each mask into an image of its own: N times the photo.
-        """
-        if not isinstance(self.model, GeneralizedRCNN):
-            return self.model([item])[0]["instances"]
-        instances = self.model.inference([item], do_postprocess=False)[0]
-        if instances.has("pred_masks"):
-            instances.roi_masks = instances.pred_masks[:, 0]  # (N, 1, M, M) -> (N, M, M)
-            instances.remove("pred_masks")
-        return detector_postprocess(instances, item["height"], item["width"])
 
     def _to_detections(self, instances: Any, image_size: tuple[int, int]) -> Detections:
         height, width = image_size

@@ -121,11 +121,12 @@ def tile_detections(
     in_tile = to_numpy(instances.pred_boxes.tensor)
     window = np.array(tile.window.xyxy, dtype=np.float32)
     low, high = np.tile(window[:2], 2), np.tile(window[2:], 2)
-    boxes = np.clip(boxes_to_image(in_tile, tile.window, tile.downsample), low, high)
+    whole = boxes_to_image(in_tile, tile.window, tile.downsample)
+    boxes = np.clip(whole, low, high)
     scores = to_numpy(instances.scores)
     # A box in the padding beyond the image border has no area left.
     keep = (scores >= options.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    boxes = boxes[keep]
+    boxes, whole = boxes[keep], whole[keep]
     return Detections(
         boxes_xyxy=boxes,
         scores=scores[keep],
@@ -134,18 +135,24 @@ def tile_detections(
         tile_ids=np.full(len(boxes), tile_id),
         image_size=image_size,
         downsamples=np.full(len(boxes), tile.downsample),
-        masks=_masks_in_boxes(instances, keep, boxes, tile),  # type: ignore[arg-type]  # an array
+        masks=_masks_in_boxes(instances, keep, whole, boxes, tile),  # type: ignore[arg-type]
     )
 
 
 def _masks_in_boxes(
-    instances: Any, keep: np.ndarray, boxes: np.ndarray, tile: Tile
+    instances: Any, keep: np.ndarray, whole: np.ndarray, boxes: np.ndarray, tile: Tile
 ) -> list[dict[str, Any]] | None:
-    """Run lengths for the full-image boxes that are kept; None where there are no masks."""
+    """Run lengths for the full-image boxes that are kept; None where there are no masks.
+
+    Args:
+        keep: (N,) bool.
+        whole: (K, 4) the boxes that are kept, as the model gave them.
+        boxes: (K, 4) what of them is in the tile.
+    """
     picked = torch.from_numpy(keep)
     if instances.has("roi_masks"):
-        kept = instances.roi_masks[picked].detach().cpu()
-        return [encode_roi_mask(mask, box) for mask, box in zip(kept, boxes)]
+        kept = to_numpy(instances.roi_masks[picked])
+        return [encode_roi_mask(mask, *pair) for mask, *pair in zip(kept, whole, boxes)]
     if instances.has("pred_masks"):
         pixels = to_numpy(instances.pred_masks[picked])
         return [_mask_in_box(mask, box, tile) for mask, box in zip(pixels, mask_windows(boxes))]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from sparsenet.errors import ConfigError
@@ -35,6 +37,24 @@ class RunOptions:
     use_bf16: bool = False
     channels_last: bool = False
     use_compile: bool = False
+
+
+def detect_unpasted(model: Model, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The model's outputs; masks of one with heads as ``roi_masks``, (N, M, M) over the boxes.
+
+    Such a model would paste each mask into an image of its own: N times the image, and in a coarse
+    tile at its resolution instead of the image's.
+    """
+    if not isinstance(model, GeneralizedRCNN):
+        return model(inputs)
+    outputs = []
+    for item, instances in zip(inputs, model.inference(inputs, do_postprocess=False)):
+        if instances.has("pred_masks"):
+            instances.roi_masks = instances.pred_masks[:, 0]  # (N, 1, M, M) -> (N, M, M)
+            instances.remove("pred_masks")
+        found = detector_postprocess(instances, item["height"], item["width"])
+        outputs.append({"instances": found})
+    return outputs
 
 
 class TileRunner:
@@ -110,7 +130,7 @@ class TileRunner:
             torch.inference_mode(),
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._options.use_bf16),
         ):
-            return self.model(inputs)[:num_tiles]
+            return detect_unpasted(self.model, inputs)[:num_tiles]
 
     @property
     def device(self) -> torch.device:
