@@ -6,7 +6,8 @@
 
 All implementations take turns in one process: medians over the rounds. Prints Markdown tables and
 writes every number, with the hardware and the command, as JSON. "GB/s" is the traffic that no
-implementation could do without, by the time of the forward pass.
+implementation could do without, by the time of the forward pass; "floor, ms" is that traffic at
+the rate of a large copy, measured on this machine.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from sparsenet.config import load_config
 from sparsenet.engine import Trainer
 from sparsenet.engine.batch_norm import set_batch_norms, share_statistics
 from sparsenet.engine.processes import run_processes
+from sparsenet.engine.trainer import distribute
 from sparsenet.errors import ConfigError
 
 R18 = (
@@ -91,3 +92,9 @@ def test_one_process_keeps_its_statistics() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts processes on the CPU")
 def test_all_processes_have_the_statistics_of_the_first() -> None:
     assert run_processes(_shared_mean, 2) == [1, 1]
+
+
+def test_processes_on_cpus_cannot_share_a_batch_norm(monkeypatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="synchronised between processes need GPUs"):
+        distribute(nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4)))

@@ -268,10 +268,19 @@ def trainer_class(cfg: CfgNode) -> type[SimpleTrainer]:
 
 
 def distribute(model: nn.Module) -> nn.Module:
-    """Wraps a model for data-parallel training on GPUs (nccl) or CPUs (gloo); alone, leaves it."""
+    """Wraps a model for data-parallel training on GPUs (nccl) or CPUs (gloo); alone, leaves it.
+
+    Raises:
+        ConfigError: If batch norms are to be synchronised between CPUs, which PyTorch cannot.
+    """
     if comm.get_world_size() == 1:
         return model
     is_on_cpu = next(model.parameters()).device.type == "cpu"
+    if is_on_cpu and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise ConfigError(
+            "Batch norms that are synchronised between processes need GPUs, the model is on the "
+            "CPU. Set MODEL.BATCH_NORM to BN or FrozenBN, or the backbone's NORM."
+        )
     device_ids = None if is_on_cpu else [comm.get_local_rank()]
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
