@@ -43,8 +43,8 @@ def encode_roi_mask(
 ) -> dict[str, Any]:
     """COCO run lengths of the window of a clipped box, from what a mask head says of the box.
 
-    Detectron2's ``paste_masks_in_image`` at a threshold of 0.5, as a product of matrices: a box of
-    a coarse tile has 67 million pixels, for which that takes seconds and a gigabyte.
+    Detectron2's ``paste_masks_in_image`` at a threshold of 0.5, as a product of matrices, a band at
+    a time: a box of a coarse tile can have 67 million pixels.
 
     Args:
         probabilities: (M, M) float32 in [0, 1], over the whole box.
